@@ -1,0 +1,29 @@
+//! The engine: carries out what the pure core decides.
+//!
+//! It owns mailboxes, dispatch, deadlines and recovery, and decides nothing about a session
+//! itself: facts go into `mainspring_session::decide`, the events that come out are made durable,
+//! and only then are their commands carried out. Each session lives on one shard, a thread with
+//! its own mailbox; a shard shares nothing with another, so no lock is held across sessions.
+//!
+//! Start reading at [`Engine`], then `shard.rs` (the loop) and `live.rs` (one session).
+
+mod agent;
+mod check;
+mod dispatch;
+mod engine;
+mod history;
+mod host;
+mod live;
+mod loader;
+mod mail;
+mod outcome;
+mod shard;
+mod timers;
+mod watch;
+
+pub use agent::{Agent, AgentConfig, Binding, ModelAccess};
+pub use engine::{Engine, EngineConfig, EngineLimits};
+pub use host::{CallContext, Host, HostCall, HostJob, HostOutcome, HostResult, Ticket};
+pub use mail::{OnChange, Opened, Reply, ResumeRequest, StartRequest};
+pub use outcome::{SessionOutcome, SessionReport};
+pub use watch::{WatchBatch, WatchItem};

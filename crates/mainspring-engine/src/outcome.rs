@@ -1,0 +1,52 @@
+//! What a session amounts to, for whoever asks.
+
+use mainspring_session::{Failure, Outcome, SessionId, State, Usage};
+
+/// How a session's last turn stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionOutcome {
+    /// It goes on.
+    Open,
+    /// It ended with this text.
+    Finished(String),
+    /// It ended with this error.
+    Failed(Failure),
+    /// It was cancelled for this reason.
+    Cancelled(String),
+}
+
+/// A session in a few numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionReport {
+    /// The session.
+    pub session: SessionId,
+    /// How its last turn stands.
+    pub outcome: SessionOutcome,
+    /// Tokens over all turns.
+    pub usage: Usage,
+    /// US dollars over all turns, of the calls whose price is known.
+    pub cost_usd: f64,
+    /// Steps of the last turn.
+    pub steps: u32,
+}
+
+impl SessionReport {
+    /// Reads the report off a state.
+    pub(crate) fn of(session: &SessionId, state: &State) -> Self {
+        let outcome = match &state.outcome {
+            Some(Outcome::Finished) => {
+                SessionOutcome::Finished(state.last_text().unwrap_or_default().to_owned())
+            }
+            Some(Outcome::Failed(error)) => SessionOutcome::Failed(error.clone()),
+            Some(Outcome::Cancelled(reason)) => SessionOutcome::Cancelled(reason.clone()),
+            None => SessionOutcome::Open,
+        };
+        Self {
+            session: session.clone(),
+            outcome,
+            usage: state.usage,
+            cost_usd: state.cost_usd,
+            steps: state.steps,
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Every error of a journal, worded in one place. Cheap to clone, because one failed commit
+//! answers many appends.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use mainspring_session::{Epoch, ErrorCode, Failure, Seq, SessionId};
+use rusqlite::ffi;
+
+/// Why a journal refused or failed.
+#[derive(Clone)]
+pub struct JournalError(Arc<Inner>);
+
+struct Inner {
+    failure: Failure,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl JournalError {
+    /// The error as plain data.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        self.0.failure.clone()
+    }
+
+    /// Which kind of failure.
+    #[must_use]
+    pub fn code(&self) -> &ErrorCode {
+        &self.0.failure.code
+    }
+
+    fn new(failure: Failure) -> Self {
+        Self(Arc::new(Inner { failure, source: None }))
+    }
+
+    fn caused(failure: Failure, source: impl Error + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner { failure, source: Some(Box::new(source)) }))
+    }
+}
+
+/// Appends that are refused for what they are.
+impl JournalError {
+    pub(crate) fn exists(session: &SessionId) -> Self {
+        let message = format!("session \"{session}\" cannot be created, it exists already");
+        let failure = Failure::new(ErrorCode::JOURNAL_CONFLICT, message);
+        Self::new(failure.with_hint("choose another session id, or continue the session"))
+    }
+
+    pub(crate) fn bad_start(session: &SessionId, epoch: Epoch, seq: Seq) -> Self {
+        let message = format!(
+            "session \"{session}\" cannot be created with epoch {} at event {}, it begins with \
+             epoch 1 at event 0",
+            epoch.0, seq.0
+        );
+        Self::new(Failure::new(ErrorCode::JOURNAL_CONFLICT, message))
+    }
+
+    pub(crate) fn not_found(session: &SessionId) -> Self {
+        let message = format!("session \"{session}\" is not in the journal");
+        Self::new(Failure::new(ErrorCode::SESSION_NOT_FOUND, message))
+    }
+
+    pub(crate) fn wrong_epoch(session: &SessionId, seen: Epoch, allowed: Epoch) -> Self {
+        let message = format!(
+            "session \"{session}\" was appended to with epoch {}, the journal allows epoch {}",
+            seen.0, allowed.0
+        );
+        let failure = Failure::new(ErrorCode::JOURNAL_CONFLICT, message);
+        Self::new(failure.with_hint("another owner took the session over, load it again"))
+    }
+
+    pub(crate) fn wrong_seq(session: &SessionId, seen: Seq, allowed: Seq) -> Self {
+        let message = format!(
+            "session \"{session}\" was appended to at event {}, the next is event {}",
+            seen.0, allowed.0
+        );
+        let failure = Failure::new(ErrorCode::JOURNAL_CONFLICT, message);
+        Self::new(failure.with_hint("another writer appended to the session, load it again"))
+    }
+
+    pub(crate) fn malformed(session: &SessionId, count: u32, lines: usize) -> Self {
+        let message = format!(
+            "append to session \"{session}\" says {count} events and has {lines} lines, at least \
+             1 and as many lines as events are allowed"
+        );
+        Self::new(Failure::new(ErrorCode::INTERNAL, message))
+    }
+
+    pub(crate) fn too_large(session: &SessionId, bytes: usize, bytes_max: usize) -> Self {
+        let message =
+            format!("append to session \"{session}\" has {bytes} bytes, limit {bytes_max} bytes");
+        let failure = Failure::new(ErrorCode::named("journal_limit_reached"), message);
+        Self::new(
+            failure.with_hint("return less from tools, or raise JournalLimits.append_bytes_max"),
+        )
+    }
+
+    pub(crate) fn overloaded(bytes: usize, bytes_max: usize) -> Self {
+        let message = format!("journal has {bytes} bytes waiting to be written, limit {bytes_max}");
+        let failure = Failure::new(ErrorCode::ENGINE_OVERLOADED, message);
+        Self::new(failure.with_hint("try again once the disk has caught up"))
+    }
+
+    pub(crate) fn access_read_only(name: &str) -> Self {
+        let message = format!("journal {name} was opened for reading and takes no events");
+        Self::new(Failure::new(ErrorCode::JOURNAL_READ_ONLY, message))
+    }
+
+    pub(crate) fn closed(name: &str) -> Self {
+        let message = format!("journal {name} is closed");
+        Self::new(Failure::new(ErrorCode::ENGINE_CLOSED, message))
+    }
+
+    pub(crate) fn writer_panicked(name: &str) -> Self {
+        let message = format!("journal {name} hit a broken invariant while writing");
+        Self::new(Failure::new(ErrorCode::JOURNAL_IO, message))
+    }
+}
+
+/// Journals that cannot be opened or read.
+impl JournalError {
+    pub(crate) fn url_invalid(what: &str) -> Self {
+        let message = format!("journal address names no known store: {what}");
+        let failure = Failure::new(ErrorCode::JOURNAL_URL_INVALID, message);
+        Self::new(failure.with_hint(
+            "use sqlite:///relative.db, sqlite:////absolute/path.db, a plain path, or memory:",
+        ))
+    }
+
+    pub(crate) fn no_folder(path: &Path) -> Self {
+        let message = format!("journal {} cannot be made, its folder is missing", path.display());
+        let hint = "make the folder first, or choose another path";
+        Self::new(Failure::new(ErrorCode::JOURNAL_IO, message).with_hint(hint))
+    }
+
+    pub(crate) fn missing(path: &Path) -> Self {
+        let message = format!("journal {} does not exist", path.display());
+        let hint = "check the path; a journal is made by the first run that writes to it";
+        Self::new(Failure::new(ErrorCode::JOURNAL_IO, message).with_hint(hint))
+    }
+
+    pub(crate) fn not_a_file(path: &Path) -> Self {
+        let message = format!("journal {} is not a file", path.display());
+        Self::new(Failure::new(ErrorCode::JOURNAL_IO, message))
+    }
+
+    pub(crate) fn locked(path: &Path, pid: &str) -> Self {
+        let message = format!("journal {} is in use by process {pid}", path.display());
+        let failure = Failure::new(ErrorCode::JOURNAL_LOCKED, message);
+        Self::new(failure.with_hint("end that process first, or open the journal for reading only"))
+    }
+
+    pub(crate) fn file_read_only(path: &Path) -> Self {
+        let message = format!("journal {} cannot be written", path.display());
+        Self::new(Failure::new(ErrorCode::JOURNAL_READ_ONLY, message).with_hint(READ_ONLY_HINT))
+    }
+
+    pub(crate) fn not_a_journal(path: &Path) -> Self {
+        let message = format!("file {} is a database, but not a journal", path.display());
+        let failure = Failure::new(ErrorCode::JOURNAL_CORRUPT, message);
+        Self::new(failure.with_hint("choose another path"))
+    }
+
+    pub(crate) fn newer_store(path: &Path, seen: i64, supported: i64) -> Self {
+        let message = format!(
+            "journal {} has store version {seen}, this version reads up to {supported}",
+            path.display()
+        );
+        Self::new(Failure::new(ErrorCode::JOURNAL_NEWER, message).with_hint(NEWER_HINT))
+    }
+
+    pub(crate) fn newer_events(session: &SessionId, seen: u64, supported: u32) -> Self {
+        let message = format!(
+            "session \"{session}\" has event format {seen}, this version reads up to {supported}"
+        );
+        Self::new(Failure::new(ErrorCode::JOURNAL_NEWER, message).with_hint(NEWER_HINT))
+    }
+
+    pub(crate) fn corrupt_session(session: &SessionId, seq: Seq, what: &str) -> Self {
+        let message = format!("session \"{session}\" cannot be read at event {}: {what}", seq.0);
+        Self::new(Failure::new(ErrorCode::JOURNAL_CORRUPT, message))
+    }
+
+    pub(crate) fn old_sqlite(seen: i32, least: i32) -> Self {
+        let message = format!("SQLite has version number {seen}, at least {least} is needed");
+        Self::new(Failure::new(ErrorCode::JOURNAL_IO, message))
+    }
+
+    /// A failed call of the operating system.
+    pub(crate) fn io(path: &Path, doing: &str, source: io::Error) -> Self {
+        let message = format!("journal {} could not be {doing}: {source}", path.display());
+        let failure = match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Failure::new(ErrorCode::JOURNAL_READ_ONLY, message).with_hint(READ_ONLY_HINT)
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Failure::new(ErrorCode::JOURNAL_FULL, message).with_hint(FULL_HINT)
+            }
+            _ => Failure::new(ErrorCode::JOURNAL_IO, message),
+        };
+        Self::caused(failure, source)
+    }
+
+    /// A failed call of SQLite.
+    pub(crate) fn sqlite(path: &Path, doing: &str, source: rusqlite::Error) -> Self {
+        let message = format!("journal {} could not be {doing}: {source}", path.display());
+        let Some(error) = source.sqlite_error() else {
+            // SQLite gave a row, and what is in it is not what was stored.
+            return Self::caused(Failure::new(ErrorCode::JOURNAL_CORRUPT, message), source);
+        };
+        let failure = match error.extended_code & 0xff {
+            ffi::SQLITE_FULL => Failure::new(ErrorCode::JOURNAL_FULL, message).with_hint(FULL_HINT),
+            ffi::SQLITE_READONLY | ffi::SQLITE_PERM => {
+                Failure::new(ErrorCode::JOURNAL_READ_ONLY, message).with_hint(READ_ONLY_HINT)
+            }
+            ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => {
+                Failure::new(ErrorCode::JOURNAL_CORRUPT, message)
+                    .with_hint("the file is damaged or is no journal; put back a copy of it")
+            }
+            ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED => {
+                Failure::new(ErrorCode::JOURNAL_LOCKED, message)
+                    .with_hint("another program holds the file; end it and try again")
+            }
+            _ => Failure::new(ErrorCode::JOURNAL_IO, message),
+        };
+        Self::caused(failure, source)
+    }
+}
+
+const READ_ONLY_HINT: &str = "check the rights of the file and its folder, or choose another path";
+const FULL_HINT: &str = "free some space; no acknowledged event is lost";
+const NEWER_HINT: &str = "use the version of mainspring that wrote it, or a newer one";
+
+impl fmt::Display for JournalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.failure.to_text())
+    }
+}
+
+impl fmt::Debug for JournalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalError").field("failure", &self.0.failure).finish()
+    }
+}
+
+impl Error for JournalError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        error.failure()
+    }
+}

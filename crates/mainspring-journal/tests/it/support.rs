@@ -1,0 +1,179 @@
+//! Builds appends, waits for their results, and opens stores in folders of their own.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use mainspring_journal::{
+    AckSink, Acked, Append, AppendMode, Journal, JournalOptions, SessionStatus, open,
+};
+use mainspring_session::{Epoch, ErrorCode, Failure, Seq, SessionId};
+use tempfile::TempDir;
+
+/// Passes results on to a test.
+pub struct Results {
+    sender: Mutex<Sender<Vec<Acked>>>,
+}
+
+impl Results {
+    pub fn new() -> (Arc<Self>, Receiver<Vec<Acked>>) {
+        let (sender, receiver) = channel();
+        (Arc::new(Self { sender: Mutex::new(sender) }), receiver)
+    }
+}
+
+impl AckSink for Results {
+    fn acked(&self, acks: Vec<Acked>) {
+        // A test that has seen enough has dropped the other end.
+        let _ = self.sender.lock().unwrap().send(acks);
+    }
+}
+
+/// A sink that hears nothing.
+pub struct Deaf;
+
+impl AckSink for Deaf {
+    fn acked(&self, _: Vec<Acked>) {}
+}
+
+pub fn id(text: &str) -> SessionId {
+    SessionId::new(text).unwrap()
+}
+
+pub fn create_mode() -> AppendMode {
+    AppendMode::Create { agent: "agent".to_owned(), origin: None }
+}
+
+/// A creation with these events.
+pub fn create(session: &str, events: &[&str]) -> Append {
+    Append {
+        session: id(session),
+        epoch: Epoch(1),
+        expected_seq: Seq(0),
+        events: events.join("\n").into_bytes(),
+        count: events.len() as u32,
+        at_us: 1_000,
+        mode: create_mode(),
+        status: SessionStatus::Open,
+        blobs: Vec::new(),
+        token: 0,
+        sink: Arc::new(Deaf),
+    }
+}
+
+/// A continuation by the first owner.
+pub fn go_on(session: &str, seq: u64, events: &[&str]) -> Append {
+    let start = create(session, events);
+    Append { expected_seq: Seq(seq), at_us: 2_000, mode: AppendMode::Continue, ..start }
+}
+
+/// Appends and waits for the result.
+pub fn put(journal: &Arc<dyn Journal>, append: Append) -> Result<(), Failure> {
+    let (sink, results) = Results::new();
+    journal.append(Append { sink, ..append });
+    let mut acks = results.recv().unwrap();
+    assert_eq!(acks.len(), 1, "one append has one result");
+    acks.remove(0).result.map_err(|error| error.failure())
+}
+
+/// Appends, waits, and returns the code of the refusal.
+pub fn refused(journal: &Arc<dyn Journal>, append: Append) -> ErrorCode {
+    put(journal, append).expect_err("the append should be refused").code
+}
+
+/// The events of a session from a position on: position, time, epoch, text.
+pub fn events(
+    journal: &Arc<dyn Journal>,
+    session: &str,
+    from: u64,
+) -> Vec<(u64, i64, u64, String)> {
+    let records = journal.load(&id(session), Seq(from)).unwrap();
+    records
+        .iter()
+        .map(|record| (record.seq.0, record.at_us, record.epoch.0, record.json.get().to_owned()))
+        .collect()
+}
+
+/// Only the text of a session's events.
+pub fn texts(journal: &Arc<dyn Journal>, session: &str) -> Vec<String> {
+    events(journal, session, 0).into_iter().map(|(_, _, _, text)| text).collect()
+}
+
+/// The failure of opening a journal.
+pub fn open_failure(url: &str, options: JournalOptions) -> Failure {
+    match open(url, options) {
+        Ok(_) => panic!("{url:?} should not open"),
+        Err(error) => error.failure(),
+    }
+}
+
+/// A folder with a place for a journal.
+pub struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The path as the journal names it.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().canonicalize().unwrap().join("journal.db")
+    }
+
+    pub fn url(&self) -> String {
+        format!("sqlite:///{}", self.file().display())
+    }
+
+    pub fn open(&self) -> Arc<dyn Journal> {
+        self.open_with(JournalOptions::default())
+    }
+
+    pub fn open_with(&self, options: JournalOptions) -> Arc<dyn Journal> {
+        open(&self.url(), options).unwrap()
+    }
+
+    /// Changes the file behind the journal's back.
+    pub fn tamper(&self, sql: &str) {
+        rusqlite::Connection::open(self.file()).unwrap().execute_batch(sql).unwrap();
+    }
+}
+
+/// Holds up the writer: its first append is stored, and the call of its sink returns once
+/// [`Gate::open`] is called. What is appended in between waits in the queue.
+pub struct Gate {
+    release: Sender<()>,
+}
+
+struct GateSink {
+    entered: Mutex<Sender<()>>,
+    release: Mutex<Receiver<()>>,
+}
+
+impl AckSink for GateSink {
+    fn acked(&self, _: Vec<Acked>) {
+        self.entered.lock().unwrap().send(()).unwrap();
+        let _ = self.release.lock().unwrap().recv();
+    }
+}
+
+impl Gate {
+    pub fn close(journal: &Arc<dyn Journal>) -> Self {
+        let (entered_sender, entered) = channel();
+        let (release, release_receiver) = channel();
+        let sink =
+            GateSink { entered: Mutex::new(entered_sender), release: Mutex::new(release_receiver) };
+        journal.append(Append { sink: Arc::new(sink), ..create("gate", &["{}"]) });
+        entered.recv().unwrap();
+        Self { release }
+    }
+
+    pub fn open(self) {
+        self.release.send(()).unwrap();
+    }
+}

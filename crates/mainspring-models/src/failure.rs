@@ -1,0 +1,94 @@
+//! What went wrong between us and a model server, in words.
+
+use std::error::Error;
+use std::io;
+
+use mainspring_session::{ErrorCode, Failure};
+
+use crate::client::ModelRequest;
+use crate::endpoint::Endpoint;
+
+/// The causes of an error, outermost first; addresses are left out, as they may hold a key.
+pub(crate) fn causes(error: &reqwest::Error) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Many layers repeat the message of the layer below.
+        if texts.last().is_none_or(|last| !last.contains(&text)) {
+            texts.push(text);
+        }
+        source = cause.source();
+    }
+    if texts.is_empty() { "no further reason is known".to_owned() } else { texts.join(": ") }
+}
+
+/// The failure behind an error of the HTTP client.
+pub(crate) fn of_transport(request: &ModelRequest, error: &reqwest::Error) -> Failure {
+    let server = request.server();
+    if error.is_connect() {
+        return of_connect(request, error);
+    }
+    // A body that breaks off counts as undecodable too, but then the connection is the cause.
+    let is_cut = has_cause(error, |cause: &hyper::Error| !cause.is_parse());
+    if !is_cut && (error.is_decode() || has_cause(error, hyper::Error::is_parse)) {
+        return Failure::new(
+            ErrorCode::MODEL_BAD_RESPONSE,
+            format!("{server} answered with something that is not HTTP: {}", causes(error)),
+        )
+        .with_hint("check that base_url is the API of an OpenAI-compatible server");
+    }
+    Failure::new(
+        ErrorCode::MODEL_INTERRUPTED,
+        format!("connection to {server} ended before the answer was complete: {}", causes(error)),
+    )
+}
+
+fn of_connect(request: &ModelRequest, error: &reqwest::Error) -> Failure {
+    let server = request.server();
+    if error.is_timeout() {
+        let limit = seconds(request.connect_ms_max);
+        let message = format!("no connection to {server} within {limit}");
+        return Failure::new(ErrorCode::MODEL_CONNECT, message)
+            .with_hint("check the address and the network, or raise connect_ms_max");
+    }
+    let why = causes(error);
+    let hint = if has_cause(error, |_: &rustls::Error| true) {
+        "check that the server's certificate is trusted here; SSL_CERT_FILE names further ones"
+    } else {
+        connect_hint(&request.endpoint, &why)
+    };
+    Failure::new(ErrorCode::MODEL_CONNECT, format!("cannot connect to {server}: {why}"))
+        .with_hint(hint)
+}
+
+fn connect_hint(endpoint: &Endpoint, why: &str) -> &'static str {
+    if endpoint.is_loopback() {
+        "is the server running? a local model is started with `mainspring models serve`"
+    } else if why.contains("dns error") {
+        "check the host name in base_url, and that this machine can look names up"
+    } else {
+        "check the address, and whether a proxy (HTTPS_PROXY) is needed"
+    }
+}
+
+/// Milliseconds as seconds: `120 s`, `0.25 s`.
+pub(crate) fn seconds(ms: u64) -> String {
+    format!("{} s", ms as f64 / 1000.0)
+}
+
+fn has_cause<E: Error + 'static>(error: &reqwest::Error, accepts: impl Fn(&E) -> bool) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if cause.downcast_ref::<E>().is_some_and(&accepts) {
+            return true;
+        }
+        // An I/O error hides the error inside it from the chain.
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if inner.and_then(|inner| inner.downcast_ref::<E>()).is_some_and(&accepts) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}

@@ -1,0 +1,173 @@
+//! From the engine's types to Python's: tuples of plain values, which `_lane.py` names.
+
+use mainspring_engine::{CallContext, SessionOutcome, SessionReport, WatchBatch, WatchItem};
+use mainspring_journal::{SessionHead, SessionStatus};
+use mainspring_session::{Failure, Record};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+use crate::bridge::{Item, Payload, SyncJob};
+
+const TOOL: u8 = 0;
+const VERIFY: u8 = 1;
+const CANCEL: u8 = 2;
+const START_THREAD: u8 = 3;
+const RESOLVE: u8 = 4;
+
+/// An item as a tuple whose first element says what it is.
+pub(crate) fn item<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTuple>> {
+    match item {
+        Item::Tool { ticket, tool, arguments, context } => {
+            job(py, ticket, tool, &arguments, &context)
+        }
+        Item::Verify { ticket, verifier, answer } => {
+            (VERIFY, ticket, verifier, PyBytes::new(py, answer.as_bytes())).into_pyobject(py)
+        }
+        Item::Cancel { ticket } => (CANCEL, ticket).into_pyobject(py),
+        Item::StartThread => (START_THREAD,).into_pyobject(py),
+        Item::Resolve { handle, result: Ok(value) } => {
+            (RESOLVE, handle, true, payload(py, value)?).into_pyobject(py)
+        }
+        Item::Resolve { handle, result: Err(error) } => {
+            (RESOLVE, handle, false, failure(py, error)?).into_pyobject(py)
+        }
+    }
+}
+
+/// A job for a thread, in the same form as one for the loop.
+pub(crate) fn sync_job<'py>(py: Python<'py>, work: SyncJob) -> PyResult<Bound<'py, PyTuple>> {
+    job(py, work.ticket, work.tool, &work.arguments, &work.context)
+}
+
+fn job<'py>(
+    py: Python<'py>,
+    ticket: u64,
+    tool: u32,
+    arguments: &str,
+    context: &CallContext,
+) -> PyResult<Bound<'py, PyTuple>> {
+    (
+        TOOL,
+        ticket,
+        tool,
+        PyBytes::new(py, arguments.as_bytes()),
+        context.session.as_str(),
+        context.call_id.as_str(),
+        context.effect_id.as_str(),
+        context.attempt,
+        context.timeout_ms,
+    )
+        .into_pyobject(py)
+}
+
+/// `(code, message, hint, retryable)`.
+pub(crate) fn failure(py: Python<'_>, error: Failure) -> PyResult<Bound<'_, PyTuple>> {
+    (error.code.as_str(), error.message, error.hint, error.retryable).into_pyobject(py)
+}
+
+/// An exception whose arguments are a failure's parts; Python's side makes the public one of it.
+pub(crate) fn raise(error: Failure) -> PyErr {
+    PyRuntimeError::new_err((
+        error.code.as_str().to_owned(),
+        error.message,
+        error.hint,
+        error.retryable,
+    ))
+}
+
+fn payload(py: Python<'_>, value: Payload) -> PyResult<Bound<'_, PyAny>> {
+    Ok(match value {
+        Payload::Unit => py.None().into_bound(py),
+        Payload::Opened(session, from) => (session, from).into_pyobject(py)?.into_any(),
+        Payload::Report(value) => report(py, value)?.into_any(),
+        Payload::Batch(value) => batch(py, value)?.into_any(),
+        Payload::Heads(heads) => list(py, heads.iter(), head)?.into_any(),
+        Payload::Records(records) => list(py, records.iter(), record)?.into_any(),
+        Payload::Bytes(Some(bytes)) => PyBytes::new(py, &bytes).into_any(),
+        Payload::Bytes(None) => py.None().into_bound(py),
+        Payload::Text(text) => text.into_pyobject(py)?.into_any(),
+    })
+}
+
+fn list<'py, T>(
+    py: Python<'py>,
+    values: impl Iterator<Item = T>,
+    convert: impl Fn(Python<'py>, T) -> PyResult<Bound<'py, PyTuple>>,
+) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for value in values {
+        list.append(convert(py, value)?)?;
+    }
+    Ok(list)
+}
+
+/// `(status, text or None, failure or None, input, output, cached, reasoning tokens, usd, steps)`.
+fn report(py: Python<'_>, report: SessionReport) -> PyResult<Bound<'_, PyTuple>> {
+    let (status, text, error) = match report.outcome {
+        SessionOutcome::Open => ("open", None, None),
+        SessionOutcome::Finished(text) => ("finished", Some(text), None),
+        SessionOutcome::Failed(error) => ("failed", None, Some(failure(py, error)?)),
+        SessionOutcome::Cancelled(reason) => ("cancelled", Some(reason), None),
+    };
+    let usage = report.usage;
+    (
+        status,
+        text,
+        error,
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+        report.cost_usd,
+        report.steps,
+    )
+        .into_pyobject(py)
+}
+
+/// `(ended, [(seq, at_us, json) or (step, attempt, text, None)])`.
+fn batch(py: Python<'_>, batch: WatchBatch) -> PyResult<Bound<'_, PyTuple>> {
+    let items = list(py, batch.items.into_iter(), |py, item| match item {
+        WatchItem::Event { seq, at_us, json } => (seq.0, at_us, json).into_pyobject(py),
+        WatchItem::Delta { step, attempt, text } => {
+            (step, attempt, text, py.None()).into_pyobject(py)
+        }
+    })?;
+    (batch.ended, items).into_pyobject(py)
+}
+
+/// The name of a status, as Python spells it.
+pub(crate) fn status_name(status: SessionStatus) -> &'static str {
+    match status {
+        SessionStatus::Open => "open",
+        SessionStatus::Finished => "finished",
+        SessionStatus::Failed => "failed",
+        SessionStatus::Cancelled => "cancelled",
+    }
+}
+
+/// The status of a name.
+pub(crate) fn status_of(name: &str) -> Option<SessionStatus> {
+    use SessionStatus::{Cancelled, Failed, Finished, Open};
+    [Open, Finished, Failed, Cancelled].into_iter().find(|status| status_name(*status) == name)
+}
+
+/// `(id, status, agent, origin or None, epoch, events, created_us, updated_us)`.
+pub(crate) fn head<'py>(py: Python<'py>, head: &SessionHead) -> PyResult<Bound<'py, PyTuple>> {
+    (
+        head.id.as_str(),
+        status_name(head.status),
+        head.agent.as_str(),
+        head.origin.as_ref().map(|origin| origin.0.as_str()),
+        head.epoch.0,
+        head.next_seq.0,
+        head.created_us,
+        head.updated_us,
+    )
+        .into_pyobject(py)
+}
+
+/// `(seq, at_us, epoch, json)`.
+pub(crate) fn record<'py>(py: Python<'py>, record: &Record) -> PyResult<Bound<'py, PyTuple>> {
+    (record.seq.0, record.at_us, record.epoch.0, record.json.get()).into_pyobject(py)
+}

@@ -1,0 +1,408 @@
+//! The engine as Python's `mainspring.engine` drives it. Every method returns at once, or lets go
+//! of the interpreter while it waits; answers come by handle through `drain`.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use mainspring_engine::{
+    Agent, AgentConfig, Binding, Engine, EngineConfig, HostOutcome, HostResult, ModelAccess,
+    OnChange, Opened, ResumeRequest, StartRequest, Ticket,
+};
+use mainspring_journal::{Durability, SessionQuery};
+use mainspring_mcp::StdioConfig;
+use mainspring_session::{BlobHash, CATALOGUE, ErrorCode, Failure, Origin, Part, Seq, SessionId};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::bridge::{Bridge, Payload};
+use crate::convert;
+
+/// One engine.
+#[pyclass(frozen, module = "mainspring._native")]
+pub(crate) struct NativeEngine {
+    engine: Arc<Engine>,
+    bridge: Arc<Bridge>,
+    agents: Mutex<Vec<Arc<Agent>>>,
+    process: u32,
+}
+
+/// Where one tool runs, as Python says it.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum BindingJson {
+    Host(u32),
+    Mcp { server: StdioConfig, tool: String },
+}
+
+/// How one model is reached, as Python says it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccessJson {
+    api_key: Option<String>,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+}
+
+#[pymethods]
+impl NativeEngine {
+    #[new]
+    #[pyo3(signature = (store, *, durability="full", shard_count=None, threads_max=32, sessions_max=None))]
+    fn new(
+        py: Python<'_>,
+        store: &str,
+        durability: &str,
+        shard_count: Option<u8>,
+        threads_max: usize,
+        sessions_max: Option<usize>,
+    ) -> PyResult<Self> {
+        let mut config = EngineConfig::new(store);
+        config.durability = match durability {
+            "full" => Durability::Full,
+            "normal" => Durability::Normal,
+            other => {
+                let message = format!("durability {other:?}, allowed are \"full\" and \"normal\"");
+                return Err(convert::raise(Failure::new(ErrorCode::AGENT_INVALID, message)));
+            }
+        };
+        config.shard_count = shard_count.unwrap_or(config.shard_count);
+        config.limits.sessions_max = sessions_max.unwrap_or(config.limits.sessions_max);
+        py.detach(|| Self::open(&config, threads_max)).map_err(convert::raise)
+    }
+
+    /// The descriptor to watch; readable when `drain` has something.
+    fn fd(&self) -> i32 {
+        self.bridge.fd()
+    }
+
+    /// Everything the engine wants from Python, as tuples.
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for item in self.bridge.drain() {
+            list.append(convert::item(py, item)?)?;
+        }
+        Ok(list)
+    }
+
+    /// Waits for a job of a sync tool; None once the engine is closed.
+    fn take_sync<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let job = py.detach(|| self.bridge.next_job());
+        job.map(|job| convert::sync_job(py, job)).transpose()
+    }
+
+    /// Tools of this number run in threads.
+    fn mark_sync(&self, tool: u32) {
+        self.bridge.mark_sync(tool);
+    }
+
+    /// Jobs that returned, as `(ticket, text)`.
+    fn returned(&self, results: Vec<(u64, String)>) {
+        let results = results
+            .into_iter()
+            .map(|(ticket, text)| result(ticket, HostOutcome::Returned(text)))
+            .collect();
+        self.engine.host_results(results);
+    }
+
+    /// A job that failed.
+    fn failed(
+        &self,
+        ticket: u64,
+        code: &str,
+        message: String,
+        hint: Option<String>,
+        retryable: bool,
+    ) {
+        let code = ErrorCode::named(code);
+        let error = Failure { code, message, hint, retryable };
+        self.engine.host_results(vec![result(ticket, HostOutcome::Failed(error))]);
+    }
+
+    /// A job that was cancelled.
+    fn cancelled(&self, ticket: u64) {
+        self.engine.host_results(vec![result(ticket, HostOutcome::Cancelled)]);
+    }
+
+    /// A verdict: None to accept, else the reason why not.
+    #[pyo3(signature = (ticket, rejection))]
+    fn verified(&self, ticket: u64, rejection: Option<String>) {
+        self.engine.host_results(vec![result(ticket, HostOutcome::Verified(rejection))]);
+    }
+
+    /// Compiles an agent and returns its number.
+    fn register(
+        &self,
+        py: Python<'_>,
+        spec: &[u8],
+        access: &[u8],
+        bindings: &[u8],
+        verifier: Option<u32>,
+    ) -> PyResult<u32> {
+        self.check_process()?;
+        let agent =
+            py.detach(|| compile(spec, access, bindings, verifier)).map_err(convert::raise)?;
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.push(Arc::new(agent));
+        Ok(u32::try_from(agents.len() - 1).expect("nobody registers four thousand million agents"))
+    }
+
+    /// The hash of an agent's spec.
+    fn fingerprint(&self, agent: u32) -> PyResult<String> {
+        Ok(self.agent(agent)?.fingerprint().as_str().to_owned())
+    }
+
+    /// Begins a turn; resolves to `(session, seq of the turn's first event)`.
+    fn start(
+        &self,
+        handle: u64,
+        agent: u32,
+        content: &[u8],
+        session: Option<&str>,
+        origin: Option<String>,
+    ) -> PyResult<()> {
+        self.check_process()?;
+        let content: Vec<Part> = json(content, "the input").map_err(convert::raise)?;
+        let session = session.map(session_id).transpose().map_err(convert::raise)?;
+        let agent = self.agent(agent)?;
+        let origin = origin.map(Origin);
+        let reply = self.bridge.reply(handle, opened);
+        self.engine.start(StartRequest { session, agent, content, origin }, reply);
+        Ok(())
+    }
+
+    /// Continues a turn; resolves like `start`.
+    fn resume(&self, handle: u64, agent: u32, session: &str, refuse_change: bool) -> PyResult<()> {
+        self.check_process()?;
+        let session = session_id(session).map_err(convert::raise)?;
+        let agent = self.agent(agent)?;
+        let on_change = if refuse_change { OnChange::Refuse } else { OnChange::Continue };
+        let reply = self.bridge.reply(handle, opened);
+        self.engine.resume(ResumeRequest { session, agent, on_change }, reply);
+        Ok(())
+    }
+
+    /// Ends a turn; resolves to None.
+    fn cancel(&self, handle: u64, session: &str, reason: String) -> PyResult<()> {
+        let session = session_id(session).map_err(convert::raise)?;
+        self.engine.cancel(session, reason, self.bridge.reply(handle, |()| Payload::Unit));
+        Ok(())
+    }
+
+    /// Resolves to the report at the end of the turn.
+    fn wait(&self, handle: u64, session: &str) -> PyResult<()> {
+        let session = session_id(session).map_err(convert::raise)?;
+        self.engine.wait(session, self.bridge.reply(handle, Payload::Report));
+        Ok(())
+    }
+
+    /// Resolves to the next batch of events from `seq` on.
+    fn watch(&self, handle: u64, session: &str, seq: u64) -> PyResult<()> {
+        let session = session_id(session).map_err(convert::raise)?;
+        self.engine.watch(session, Seq(seq), self.bridge.reply(handle, Payload::Batch));
+        Ok(())
+    }
+
+    /// Resolves to session heads, the newest first.
+    fn sessions(
+        &self,
+        handle: u64,
+        status: Option<&str>,
+        limit: u32,
+        before: Option<&str>,
+    ) -> PyResult<()> {
+        let query = query(status, limit, before).map_err(convert::raise)?;
+        self.engine.sessions(query, self.bridge.reply(handle, Payload::Heads));
+        Ok(())
+    }
+
+    /// Resolves to the heads of the sessions with a turn to continue.
+    fn open_sessions(&self, handle: u64) {
+        self.engine.open_sessions(self.bridge.reply(handle, Payload::Heads));
+    }
+
+    /// Resolves to a session's records from `seq` on.
+    fn load(&self, handle: u64, session: &str, seq: u64) -> PyResult<()> {
+        let session = session_id(session).map_err(convert::raise)?;
+        self.engine.load(session, Seq(seq), self.bridge.reply(handle, Payload::Records));
+        Ok(())
+    }
+
+    /// Resolves to a blob's bytes, or None.
+    fn blob(&self, handle: u64, hash: &str) -> PyResult<()> {
+        let hash: BlobHash = serde_json::from_value(hash.into())
+            .map_err(|error| convert::raise(unreadable("the hash", &error)))?;
+        self.engine.blob(hash, self.bridge.reply(handle, Payload::Bytes));
+        Ok(())
+    }
+
+    /// Resolves to the tools of an MCP server, a JSON list with the fields of MCP's `Tool`.
+    fn mcp_tools(&self, handle: u64, config: &[u8]) -> PyResult<()> {
+        self.check_process()?;
+        let config: StdioConfig = json(config, "the MCP server").map_err(convert::raise)?;
+        let server = self.engine.mcp_server(config);
+        let reply = self.bridge.reply(handle, Payload::Text);
+        self.engine.mcp_runtime().spawn(async move {
+            reply(server.tools().await.map(|tools| tools_json(&tools)).map_err(mcp_failure));
+        });
+        Ok(())
+    }
+
+    /// `(commits, appends, events, bytes)` of the journal since it was opened.
+    fn stats(&self) -> (u64, u64, u64, u64) {
+        let stats = self.engine.stats();
+        (stats.commits, stats.appends, stats.events, stats.bytes)
+    }
+
+    /// Stops everything; what is durable can be resumed.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if self.process != std::process::id() {
+            return Ok(());
+        }
+        self.bridge.close();
+        py.detach(|| self.engine.close()).map_err(convert::raise)
+    }
+}
+
+impl NativeEngine {
+    fn open(config: &EngineConfig, threads_max: usize) -> Result<Self, Failure> {
+        let engine: Arc<OnceLock<Weak<Engine>>> = Arc::new(OnceLock::new());
+        let late = Arc::clone(&engine);
+        let ended = Box::new(move |results| {
+            if let Some(engine) = late.get().and_then(Weak::upgrade) {
+                engine.host_results(results);
+            }
+        });
+        let bridge = Bridge::new(threads_max, ended).map_err(|error| {
+            Failure::new(ErrorCode::INTERNAL, format!("no event descriptor: {error}"))
+        })?;
+        let bridge = Arc::new(bridge);
+        let opened = Arc::new(Engine::open(config, bridge.clone())?);
+        let _ = engine.set(Arc::downgrade(&opened));
+        let process = std::process::id();
+        Ok(Self { engine: opened, bridge, agents: Mutex::new(Vec::new()), process })
+    }
+
+    fn agent(&self, number: u32) -> PyResult<Arc<Agent>> {
+        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.get(number as usize).cloned().ok_or_else(|| {
+            let message = format!("agent number {number}, registered are {}", agents.len());
+            convert::raise(Failure::new(ErrorCode::AGENT_INVALID, message))
+        })
+    }
+
+    /// A forked child has none of the engine's threads.
+    fn check_process(&self) -> PyResult<()> {
+        if self.process == std::process::id() {
+            return Ok(());
+        }
+        let message = "the engine belongs to another process: this one was forked from it";
+        Err(convert::raise(
+            Failure::new(ErrorCode::ENGINE_CLOSED, message)
+                .with_hint("open an engine after the fork, or start processes by spawning"),
+        ))
+    }
+}
+
+/// The catalogue of errors, as `(code, retryable, meaning)`.
+#[pyfunction]
+pub(crate) fn error_catalogue() -> Vec<(String, bool, String)> {
+    CATALOGUE
+        .iter()
+        .map(|entry| (entry.code.to_string(), entry.retryable, entry.meaning.to_owned()))
+        .collect()
+}
+
+fn opened(opened: Opened) -> Payload {
+    Payload::Opened(opened.session.as_str().to_owned(), opened.from.0)
+}
+
+fn result(ticket: u64, outcome: HostOutcome) -> HostResult {
+    HostResult { ticket: Ticket(ticket), outcome }
+}
+
+fn compile(
+    spec: &[u8],
+    access: &[u8],
+    bindings: &[u8],
+    verifier: Option<u32>,
+) -> Result<Agent, Failure> {
+    let spec = json(spec, "the agent")?;
+    let access: Vec<AccessJson> = json(access, "the models' access")?;
+    let bindings: Vec<BindingJson> = json(bindings, "the tools' bindings")?;
+    let access = access
+        .into_iter()
+        .map(|access| ModelAccess { api_key: access.api_key, headers: access.headers })
+        .collect();
+    let bindings = bindings
+        .into_iter()
+        .map(|binding| match binding {
+            BindingJson::Host(number) => Binding::Host(number),
+            BindingJson::Mcp { server, tool } => Binding::Mcp { server, tool },
+        })
+        .collect();
+    Agent::new(AgentConfig { spec, access, bindings, verifier })
+}
+
+fn json<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| unreadable(what, &error))
+}
+
+fn unreadable(what: &str, error: &serde_json::Error) -> Failure {
+    Failure::new(ErrorCode::AGENT_INVALID, format!("{what} cannot be read: {error}"))
+}
+
+/// Checks a session id.
+pub(crate) fn session_id(id: &str) -> Result<SessionId, Failure> {
+    SessionId::new(id).map_err(|error| {
+        let text = error.to_string();
+        let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
+        Failure::new(ErrorCode::SESSION_INVALID_ID, message).with_hint(hint)
+    })
+}
+
+/// Reads a query.
+pub(crate) fn query(
+    status: Option<&str>,
+    limit: u32,
+    before: Option<&str>,
+) -> Result<SessionQuery, Failure> {
+    let status = status
+        .map(|name| {
+            convert::status_of(name).ok_or_else(|| {
+                let message = format!("status {name:?} of sessions is not known");
+                Failure::new(ErrorCode::AGENT_INVALID, message)
+                    .with_hint("allowed are open, finished, failed, cancelled")
+            })
+        })
+        .transpose()?;
+    let before = before.map(session_id).transpose()?;
+    Ok(SessionQuery { status, limit, before })
+}
+
+fn tools_json(tools: &[mainspring_mcp::McpTool]) -> String {
+    let listed: Vec<_> = tools
+        .iter()
+        .map(|tool| {
+            serde_json::json!({
+                "name": tool.name,
+                "description": tool.description,
+                "inputSchema": tool.input_schema,
+                "annotations": {
+                    "readOnlyHint": tool.read_only_hint,
+                    "idempotentHint": tool.idempotent_hint,
+                    "destructiveHint": tool.destructive_hint,
+                },
+            })
+        })
+        .collect();
+    serde_json::Value::Array(listed).to_string()
+}
+
+fn mcp_failure(error: mainspring_mcp::McpError) -> Failure {
+    Failure {
+        code: ErrorCode::named(error.code()),
+        message: error.message(),
+        hint: error.hint(),
+        retryable: error.retryable(),
+    }
+}

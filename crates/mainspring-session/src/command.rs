@@ -1,0 +1,93 @@
+//! What the engine must do once events are durable.
+
+use crate::event::{Event, ModelCallStarted, ToolCallStarted};
+use crate::ids::CallIndex;
+use crate::state::{ActiveModelCall, CallStatus, Phase, State};
+
+/// An order to the engine. Given only after the events that cause it are durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Make this model call with the conversation as it stands.
+    CallModel(ActiveModelCall),
+    /// Run this tool call.
+    CallTool {
+        /// Which one.
+        call: CallIndex,
+        /// The attempt.
+        attempt: u32,
+    },
+    /// Ask the user's function about the pending answer.
+    Verify,
+    /// Report the passing of this time (`Fact::TimerFired`), in microseconds since the epoch.
+    Wait {
+        /// When.
+        until_us: i64,
+    },
+    /// Stop everything under way: its outcomes no longer count.
+    CancelOutstanding,
+    /// The turn has ended.
+    Finish,
+}
+
+/// The commands that follow from newly appended events, given the state after them.
+#[must_use]
+pub fn commands(state: &State, events: &[Event]) -> Vec<Command> {
+    let mut commands = Vec::with_capacity(events.len());
+    for event in events {
+        match event {
+            Event::ModelCallStarted(started) => commands.extend(call_model(state, started)),
+            Event::ModelCallFinished(finished) if finished.verify => {
+                commands.push(Command::Verify);
+            }
+            Event::ToolCallStarted(started) => commands.extend(call_tool(state, started)),
+            Event::ModelCallFailed(failed) => commands.extend(wait(failed.retry_at_us)),
+            Event::ToolCallFailed(failed) => commands.extend(wait(failed.retry_at_us)),
+            Event::CancelRequested { .. } | Event::LimitReached { .. } => {
+                commands.push(Command::CancelOutstanding);
+            }
+            Event::EpochTaken { .. } => commands.extend(resumed(state)),
+            event if event.is_terminal() => commands.push(Command::Finish),
+            _ => {}
+        }
+    }
+    commands
+}
+
+/// The call, unless a later event of the same append has already ended it.
+fn call_model(state: &State, started: &ModelCallStarted) -> Option<Command> {
+    match &state.phase {
+        Phase::Calling(active)
+            if (active.step, active.attempt) == (started.step, started.attempt) =>
+        {
+            Some(Command::CallModel(*active))
+        }
+        _ => None,
+    }
+}
+
+/// The call, unless a later event of the same append has already ended it.
+fn call_tool(state: &State, started: &ToolCallStarted) -> Option<Command> {
+    let current = state.call(started.call)?;
+    let running = current.status == CallStatus::Running && current.attempt == started.attempt;
+    running.then_some(Command::CallTool { call: started.call, attempt: started.attempt })
+}
+
+fn wait(until_us: Option<i64>) -> Option<Command> {
+    until_us.map(|until_us| Command::Wait { until_us })
+}
+
+/// What a new owner must take up that no event of its own asks for.
+fn resumed(state: &State) -> Vec<Command> {
+    match &state.phase {
+        Phase::Backoff(_, at_us) => vec![Command::Wait { until_us: *at_us }],
+        Phase::Judging(pending) if pending.verify => vec![Command::Verify],
+        Phase::Acting(calls) => calls
+            .iter()
+            .filter_map(|call| match call.status {
+                CallStatus::Backoff(at_us) => Some(Command::Wait { until_us: at_us }),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}

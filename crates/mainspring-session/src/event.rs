@@ -1,0 +1,348 @@
+//! What can happen in a session, in the past tense. The log is a list of these and nothing else.
+//!
+//! An event is stored as one JSON object whose `kind` names it. Kinds and fields of newer
+//! versions are kept: a reader holds on to the stored text ([`Record::json`]), and a kind that it
+//! does not know reads as [`Event::Unknown`].
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::Failure;
+use crate::ids::{BlobHash, CallIndex, EffectId, Epoch, Seq, SessionId};
+use crate::message::{Answer, Part, Usage};
+
+/// Version of the event format, stored in the first event of every session.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Where an agent can be loaded from again, and what its spec was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStarted {
+    /// Version of the event format, [`SCHEMA_VERSION`] when written.
+    pub schema: u32,
+    /// The session.
+    pub session: SessionId,
+    /// The agent's name.
+    pub agent: String,
+    /// Hash of the agent's spec; the spec itself is a blob of that hash.
+    pub fingerprint: BlobHash,
+    /// How to load the agent again, if it came from a module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Where an agent was loaded from: `MODULE:AGENT`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Origin(pub String);
+
+/// A user's input began a turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputReceived {
+    /// What was said, in order.
+    pub content: Vec<Part>,
+}
+
+/// The router chose the model for the steps from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteDecided {
+    /// The step it was chosen for, counted from 0 in each turn.
+    pub step: u32,
+    /// Position in the agent's list of models.
+    pub tier: u32,
+    /// The model's name.
+    pub model: String,
+    /// Why this one, in words.
+    pub reason: String,
+}
+
+/// A model call was about to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelCallStarted {
+    /// The step, counted from 0 in each turn.
+    pub step: u32,
+    /// The attempt at this step, counted from 1.
+    pub attempt: u32,
+    /// Position in the agent's list of models.
+    pub tier: u32,
+    /// Which messages were sent: half-open ranges `[from, to)` over the conversation.
+    pub messages: Vec<(u32, u32)>,
+}
+
+/// Why a model stopped writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// It was done.
+    Stop,
+    /// It reached the token limit.
+    Length,
+    /// It called tools.
+    ToolCalls,
+    /// The provider cut it off for its content.
+    ContentFilter,
+    /// Something else, or nothing was said.
+    Other,
+}
+
+/// When the parts of a model call happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// From request to first token (streams only), in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_us: Option<u64>,
+    /// From request to the end of the answer, in microseconds.
+    pub total_us: u64,
+}
+
+/// Something a check found wrong with an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Which check: `finish_reason`, `parse`, `empty`, `tool_unknown`, `tool_arguments`,
+    /// `tool_count`, `output_schema`, `verify`.
+    pub check: String,
+    /// What it found, in words a model can act on.
+    pub message: String,
+    /// The tool call it is about, by position in the answer; none if it is about the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<u32>,
+}
+
+/// A model answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelCallFinished {
+    /// The step.
+    pub step: u32,
+    /// The attempt.
+    pub attempt: u32,
+    /// What it said.
+    pub answer: Answer,
+    /// Why it stopped.
+    pub finish_reason: FinishReason,
+    /// Tokens, as the provider counted them.
+    pub usage: Usage,
+    /// US dollars, if the price is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// How long it took.
+    pub timing: Timing,
+    /// What the checks found. An answer with problems joins the conversation only if it is
+    /// sent back to be repaired.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+    /// True when the user's own function is asked before the answer counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verify: bool,
+}
+
+/// A model call failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelCallFailed {
+    /// The step.
+    pub step: u32,
+    /// The attempt.
+    pub attempt: u32,
+    /// What went wrong.
+    pub error: Failure,
+    /// When the next attempt is due, in microseconds since the epoch; none if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at_us: Option<i64>,
+}
+
+/// The user's function accepted an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerVerified {
+    /// The step.
+    pub step: u32,
+}
+
+/// What happens after an answer was rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectAction {
+    /// The next model is asked the same.
+    Escalate,
+    /// The same model gets its answer back with the problems.
+    Repair,
+    /// The tool calls that are right run, the wrong ones are answered with their problem.
+    Continue,
+    /// The turn ends with an error.
+    Fail,
+}
+
+/// An answer failed its checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRejected {
+    /// The step.
+    pub step: u32,
+    /// What was wrong.
+    pub problems: Vec<Problem>,
+    /// What follows.
+    pub action: RejectAction,
+}
+
+/// A tool call was about to be made: the intent, durable before the call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCallStarted {
+    /// The call.
+    pub call: CallIndex,
+    /// The attempt, counted from 1.
+    pub attempt: u32,
+    /// The tool's name.
+    pub name: String,
+    /// The same for every attempt.
+    pub effect_id: EffectId,
+}
+
+/// A tool answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCallFinished {
+    /// The call.
+    pub call: CallIndex,
+    /// What the model reads.
+    pub text: String,
+    /// How long the attempt took, in microseconds.
+    pub duration_us: u64,
+}
+
+/// A tool call failed, or was refused before it ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCallFailed {
+    /// The call.
+    pub call: CallIndex,
+    /// The attempt; 0 if it never ran.
+    pub attempt: u32,
+    /// What went wrong; the model reads message and hint.
+    pub error: Failure,
+    /// When the next attempt is due, in microseconds since the epoch; none if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at_us: Option<i64>,
+}
+
+/// A tool's outcome came after its call had been given up. Recorded, and never shown to a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCallLate {
+    /// The call.
+    pub call: CallIndex,
+    /// The attempt.
+    pub attempt: u32,
+    /// What it returned, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// What it failed with, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+}
+
+/// A turn ended with an answer: the last assistant message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionFinished {
+    /// The step whose answer is the result.
+    pub step: u32,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each variant is documented at its struct")]
+pub enum Event {
+    SessionStarted(SessionStarted),
+    InputReceived(InputReceived),
+    RouteDecided(RouteDecided),
+    ModelCallStarted(ModelCallStarted),
+    ModelCallFinished(ModelCallFinished),
+    ModelCallFailed(ModelCallFailed),
+    AnswerVerified(AnswerVerified),
+    AnswerRejected(AnswerRejected),
+    ToolCallStarted(ToolCallStarted),
+    ToolCallFinished(ToolCallFinished),
+    ToolCallFailed(ToolCallFailed),
+    ToolCallLate(ToolCallLate),
+    CancelRequested {
+        reason: String,
+    },
+    LimitReached {
+        limit: String,
+        value: u64,
+        allowed: u64,
+    },
+    EpochTaken {
+        epoch: Epoch,
+        fingerprint: BlobHash,
+    },
+    SessionFinished(SessionFinished),
+    SessionFailed {
+        error: Failure,
+    },
+    SessionCancelled {
+        reason: String,
+    },
+    #[serde(other)]
+    Unknown,
+}
+
+impl Event {
+    /// The event's kind, as stored.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Event::SessionStarted(_) => "session_started",
+            Event::InputReceived(_) => "input_received",
+            Event::RouteDecided(_) => "route_decided",
+            Event::ModelCallStarted(_) => "model_call_started",
+            Event::ModelCallFinished(_) => "model_call_finished",
+            Event::ModelCallFailed(_) => "model_call_failed",
+            Event::AnswerVerified(_) => "answer_verified",
+            Event::AnswerRejected(_) => "answer_rejected",
+            Event::ToolCallStarted(_) => "tool_call_started",
+            Event::ToolCallFinished(_) => "tool_call_finished",
+            Event::ToolCallFailed(_) => "tool_call_failed",
+            Event::ToolCallLate(_) => "tool_call_late",
+            Event::CancelRequested { .. } => "cancel_requested",
+            Event::LimitReached { .. } => "limit_reached",
+            Event::EpochTaken { .. } => "epoch_taken",
+            Event::SessionFinished(_) => "session_finished",
+            Event::SessionFailed { .. } => "session_failed",
+            Event::SessionCancelled { .. } => "session_cancelled",
+            Event::Unknown => "unknown",
+        }
+    }
+
+    /// Whether the event ends a turn.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        matches!(
+            self,
+            Event::SessionFinished(_)
+                | Event::SessionFailed { .. }
+                | Event::SessionCancelled { .. }
+        )
+    }
+
+    /// Appends the event's JSON, one object without line breaks.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        serde_json::to_writer(out, self).expect("events hold string keys only, so they encode");
+    }
+}
+
+/// An event as it stands in a log.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its position.
+    pub seq: Seq,
+    /// When it was decided, in microseconds since the epoch.
+    pub at_us: i64,
+    /// The owner that wrote it.
+    pub epoch: Epoch,
+    /// The event exactly as stored, so that a copy loses nothing this version does not know.
+    pub json: Box<RawValue>,
+}
+
+impl Record {
+    /// The event, or [`Event::Unknown`] if its kind is of a newer version.
+    ///
+    /// # Errors
+    /// The JSON error if a known kind has fields of the wrong type.
+    pub fn event(&self) -> Result<Event, serde_json::Error> {
+        serde_json::from_str(self.json.get())
+    }
+}

@@ -1,0 +1,228 @@
+//! Events that the tests expect, with the parts that do not matter filled in.
+
+use mainspring_session::{
+    Answer, AnswerRejected, AnswerVerified, CallIndex, EffectId, Epoch, ErrorCode, Event, Failure,
+    InputReceived, ModelCallFailed, ModelCallFinished, ModelCallStarted, Part, Problem,
+    RejectAction, RouteDecided, SCHEMA_VERSION, SessionFinished, SessionStarted, ToolCallFailed,
+    ToolCallFinished, ToolCallLate, ToolCallStarted,
+};
+
+use crate::fact::{TIMING, USAGE, finish_reason};
+use crate::support::{fingerprint, session_id};
+
+pub(crate) const FIRST: &str = "the first model of the route goes first";
+pub(crate) const ONLY: &str = "the only model";
+
+pub(crate) fn session_started() -> Event {
+    Event::SessionStarted(SessionStarted {
+        schema: SCHEMA_VERSION,
+        session: session_id(),
+        agent: "clerk".to_owned(),
+        fingerprint: fingerprint(),
+        origin: None,
+    })
+}
+
+pub(crate) fn input(text: &str) -> Event {
+    Event::InputReceived(InputReceived {
+        content: vec![Part::Text {
+            text: text.to_owned(),
+        }],
+    })
+}
+
+pub(crate) fn route(step: u32, tier: u32, model: &str, reason: &str) -> Event {
+    Event::RouteDecided(RouteDecided {
+        step,
+        tier,
+        model: model.to_owned(),
+        reason: reason.to_owned(),
+    })
+}
+
+/// A model call that sends the first `count` messages.
+pub(crate) fn calling(step: u32, attempt: u32, tier: u32, count: u32) -> Event {
+    Event::ModelCallStarted(ModelCallStarted {
+        step,
+        attempt,
+        tier,
+        messages: vec![(0, count)],
+    })
+}
+
+pub(crate) fn answered(step: u32, attempt: u32, answer: Answer) -> Event {
+    checked(step, attempt, answer, Vec::new())
+}
+
+pub(crate) fn checked(step: u32, attempt: u32, answer: Answer, problems: Vec<Problem>) -> Event {
+    Event::ModelCallFinished(ModelCallFinished {
+        step,
+        attempt,
+        finish_reason: finish_reason(&answer),
+        answer,
+        usage: USAGE,
+        cost_usd: None,
+        timing: TIMING,
+        problems,
+        verify: false,
+    })
+}
+
+/// An answer that the user's function is asked about.
+pub(crate) fn unverified(step: u32, attempt: u32, answer: Answer) -> Event {
+    match answered(step, attempt, answer) {
+        Event::ModelCallFinished(finished) => Event::ModelCallFinished(ModelCallFinished {
+            verify: true,
+            ..finished
+        }),
+        other => other,
+    }
+}
+
+pub(crate) fn model_failed(
+    step: u32,
+    attempt: u32,
+    error: Failure,
+    retry_at_us: Option<i64>,
+) -> Event {
+    Event::ModelCallFailed(ModelCallFailed {
+        step,
+        attempt,
+        error,
+        retry_at_us,
+    })
+}
+
+pub(crate) fn verified(step: u32) -> Event {
+    Event::AnswerVerified(AnswerVerified { step })
+}
+
+pub(crate) fn rejected(step: u32, problems: Vec<Problem>, action: RejectAction) -> Event {
+    Event::AnswerRejected(AnswerRejected {
+        step,
+        problems,
+        action,
+    })
+}
+
+pub(crate) fn tool_started(call: u64, attempt: u32, name: &str) -> Event {
+    Event::ToolCallStarted(ToolCallStarted {
+        call: CallIndex(call),
+        attempt,
+        name: name.to_owned(),
+        effect_id: EffectId::derive(&session_id(), CallIndex(call)),
+    })
+}
+
+pub(crate) fn tool_finished(call: u64, text: &str) -> Event {
+    Event::ToolCallFinished(ToolCallFinished {
+        call: CallIndex(call),
+        text: text.to_owned(),
+        duration_us: 90,
+    })
+}
+
+pub(crate) fn tool_failed(
+    call: u64,
+    attempt: u32,
+    error: Failure,
+    retry_at_us: Option<i64>,
+) -> Event {
+    Event::ToolCallFailed(ToolCallFailed {
+        call: CallIndex(call),
+        attempt,
+        error,
+        retry_at_us,
+    })
+}
+
+/// A call that was given up because its turn ended.
+pub(crate) fn tool_stopped(call: u64, attempt: u32, name: &str, why: &str) -> Event {
+    let message = format!("tool {name:?} was stopped: {why}");
+    tool_failed(
+        call,
+        attempt,
+        Failure::new(ErrorCode::CANCELLED, message),
+        None,
+    )
+}
+
+/// A call that was lost with its process and may not be repeated.
+pub(crate) fn tool_outcome_unknown(call: u64, name: &str) -> Event {
+    tool_failed(call, 1, outcome_unknown(name), None)
+}
+
+pub(crate) fn outcome_unknown(name: &str) -> Failure {
+    let message = format!(
+        "tool {name:?} was running when the process ended; whether it took effect is not known, \
+         and it was not run again"
+    );
+    Failure::new(ErrorCode::TOOL_OUTCOME_UNKNOWN, message)
+        .with_hint("find out whether it took effect before you call it again")
+}
+
+pub(crate) fn late_text(call: u64, attempt: u32, text: &str) -> Event {
+    Event::ToolCallLate(ToolCallLate {
+        call: CallIndex(call),
+        attempt,
+        text: Some(text.to_owned()),
+        error: None,
+    })
+}
+
+pub(crate) fn late_error(call: u64, attempt: u32, error: Failure) -> Event {
+    Event::ToolCallLate(ToolCallLate {
+        call: CallIndex(call),
+        attempt,
+        text: None,
+        error: Some(error),
+    })
+}
+
+pub(crate) fn cancel_requested() -> Event {
+    Event::CancelRequested {
+        reason: "enough".to_owned(),
+    }
+}
+
+pub(crate) fn cancelled() -> Event {
+    Event::SessionCancelled {
+        reason: "enough".to_owned(),
+    }
+}
+
+pub(crate) fn limit_reached(limit: &str, value: u64, allowed: u64) -> Event {
+    Event::LimitReached {
+        limit: limit.to_owned(),
+        value,
+        allowed,
+    }
+}
+
+/// The end of a turn that took the default hour.
+pub(crate) fn out_of_time() -> Event {
+    let message = "the turn took longer than its limit of 3600 s";
+    failed(Failure::new(ErrorCode::LIMIT_TIME, message).with_hint("raise Limits.turn_s_max"))
+}
+
+pub(crate) fn epoch_taken() -> Event {
+    Event::EpochTaken {
+        epoch: Epoch(2),
+        fingerprint: fingerprint(),
+    }
+}
+
+pub(crate) fn finished(step: u32) -> Event {
+    Event::SessionFinished(SessionFinished { step })
+}
+
+pub(crate) fn failed(error: Failure) -> Event {
+    Event::SessionFailed { error }
+}
+
+/// The model call that was lost with its process.
+pub(crate) fn process_lost(step: u32, attempt: u32) -> Event {
+    let message = "the process ended while the model was answering";
+    let error = Failure::new(ErrorCode::PROCESS_LOST, message);
+    model_failed(step, attempt, error, Some(crate::support::NOW.at_us))
+}

@@ -1,0 +1,672 @@
+//! One row or more for every pair of phase and fact that may meet, and a proof that no pair is
+//! left out; every other pair is refused.
+
+use std::collections::BTreeSet;
+
+use mainspring_session::{
+    ActiveModelCall, AgentSpec, Event, Fact, FactKind, Moment, PendingAnswer, Phase, PhaseKind,
+    Refused, RejectAction, TRANSITIONS, decide,
+};
+
+use crate::support::{NOW, Session, agent, verifying};
+use crate::{event, fact};
+
+/// A fact that meets a session, and all that must come of it.
+struct Row {
+    name: &'static str,
+    given: Session,
+    now: Moment,
+    fact: Fact,
+    events: Vec<Event>,
+    phase: Phase,
+}
+
+/// When every wait is over.
+const LATER: Moment = Moment {
+    at_us: NOW.at_us + 1_000_000,
+    seed: 0,
+};
+
+/// Checks one row; returns the pair of phase and fact that it took.
+fn check(row: Row) -> (PhaseKind, FactKind) {
+    let mut session = row.given;
+    let pair = (session.state.phase.kind(), row.fact.kind());
+    let events = session.tell_at(row.fact, row.now);
+    assert_eq!(events, row.events, "the events of: {}", row.name);
+    assert_eq!(
+        session.state.phase, row.phase,
+        "the phase after: {}",
+        row.name
+    );
+    pair
+}
+
+fn row(
+    name: &'static str,
+    given: Session,
+    fact: Fact,
+    events: Vec<Event>,
+    phase: impl Into<After>,
+) -> Row {
+    let After(phase) = phase.into();
+    Row {
+        name,
+        given,
+        now: NOW,
+        fact,
+        events,
+        phase,
+    }
+}
+
+/// The phase a row ends in. Tool calls come from a session that got there another way.
+struct After(Phase);
+
+impl From<Phase> for After {
+    fn from(phase: Phase) -> Self {
+        Self(phase)
+    }
+}
+
+impl From<&Session> for After {
+    fn from(same: &Session) -> Self {
+        Self(same.state.phase.clone())
+    }
+}
+
+fn one() -> AgentSpec {
+    agent(&["small"])
+}
+
+fn two() -> AgentSpec {
+    agent(&["small", "large"])
+}
+
+fn call(step: u32, attempt: u32, tier: u32) -> ActiveModelCall {
+    ActiveModelCall {
+        step,
+        attempt,
+        tier,
+    }
+}
+
+fn calling(step: u32, attempt: u32, tier: u32) -> Phase {
+    Phase::Calling(call(step, attempt, tier))
+}
+
+fn backing_off() -> Session {
+    Session::asked(one()).after(fact::model_failed(0, 1, fact::server_error()))
+}
+
+fn judging() -> Session {
+    Session::asked(verifying(&["small"])).after(fact::answered(0, 1, fact::text("yes")))
+}
+
+/// A log cut between an answer with a problem and its rejection.
+fn judging_cut() -> Session {
+    let problem = fact::problem("empty", "the answer is empty", None);
+    let empty = fact::checked(0, 1, fact::text(""), vec![problem]);
+    Session::asked(two())
+        .after(empty)
+        .cut_after("model_call_finished")
+}
+
+fn stepping() -> Session {
+    Session::asked(one()).cut_after("input_received")
+}
+
+fn concluding() -> Session {
+    let answer = fact::answered(0, 1, fact::text("yes"));
+    Session::asked(one())
+        .after(answer)
+        .cut_after("model_call_finished")
+}
+
+fn failing() -> Session {
+    let failed = fact::model_failed(0, 1, fact::auth_error());
+    Session::asked(one())
+        .after(failed)
+        .cut_after("model_call_failed")
+}
+
+fn late_rows(name: &'static str, given: &Session) -> Vec<Row> {
+    let late = |fact, event| row(name, given.clone(), fact, vec![event], given);
+    vec![
+        late(
+            fact::returned(7, 1, "late"),
+            event::late_text(7, 1, "late"),
+        ),
+        late(
+            fact::raised(7, 1),
+            event::late_error(7, 1, fact::boom()),
+        ),
+    ]
+}
+
+/// Cancel and time limit in a phase without tool calls.
+fn ending_rows(name: &'static str, given: &Session) -> Vec<Row> {
+    vec![
+        row(
+            name,
+            given.clone(),
+            fact::cancel(),
+            vec![event::cancel_requested(), event::cancelled()],
+            Phase::Ready,
+        ),
+        row(
+            name,
+            given.clone(),
+            Fact::TurnTimedOut,
+            vec![
+                event::limit_reached("turn_ms_max", 3_600_000, 3_600_000),
+                event::out_of_time(),
+            ],
+            Phase::Ready,
+        ),
+    ]
+}
+
+fn idle_rows() -> Vec<Row> {
+    let ready = Session::started(one());
+    let mut rows = late_rows("a result after the turn is kept and changes nothing", &ready);
+    rows.extend([
+        row(
+            "a session starts",
+            Session::empty(one()),
+            fact::started(),
+            vec![event::session_started()],
+            Phase::Ready,
+        ),
+        row(
+            "an input begins a turn with the only model",
+            ready.clone(),
+            fact::input("hi"),
+            vec![
+                event::input("hi"),
+                event::route(0, 0, "small", event::ONLY),
+                event::calling(0, 1, 0, 1),
+            ],
+            calling(0, 1, 0),
+        ),
+        row(
+            "an input begins a turn with the first model of the route",
+            Session::started(two()),
+            fact::input("hi"),
+            vec![
+                event::input("hi"),
+                event::route(0, 0, "small", event::FIRST),
+                event::calling(0, 1, 0, 1),
+            ],
+            calling(0, 1, 0),
+        ),
+        row(
+            "a new owner of an idle session has nothing to do",
+            ready.clone(),
+            fact::reopened(),
+            vec![event::epoch_taken()],
+            Phase::Ready,
+        ),
+    ]);
+    rows
+}
+
+fn cut_rows() -> Vec<Row> {
+    let cancel = |given: Session| {
+        let events = vec![event::cancel_requested(), event::cancelled()];
+        row("a cut log", given, fact::cancel(), events, Phase::Ready)
+    };
+    let reopen = |given: Session, next: Vec<Event>, phase: Phase| {
+        let mut events = vec![event::epoch_taken()];
+        events.extend(next);
+        row("a cut log", given, fact::reopened(), events, phase)
+    };
+    let first_step = vec![
+        event::route(0, 0, "small", event::ONLY),
+        event::calling(0, 1, 0, 1),
+    ];
+    let problem = fact::problem("empty", "the answer is empty", None);
+    let why = "the answer was rejected: the answer is empty";
+    let next_tier = vec![
+        event::rejected(0, vec![problem], RejectAction::Escalate),
+        event::route(1, 1, "large", why),
+        event::calling(1, 1, 1, 1),
+    ];
+    let failed = vec![event::failed(fact::auth_error())];
+    vec![
+        cancel(stepping()),
+        cancel(concluding()),
+        cancel(failing()),
+        reopen(stepping(), first_step, calling(0, 1, 0)),
+        reopen(concluding(), vec![event::finished(0)], Phase::Ready),
+        reopen(failing(), failed, Phase::Ready),
+        reopen(judging_cut(), next_tier, calling(1, 1, 1)),
+    ]
+}
+
+fn answer_rows() -> Vec<Row> {
+    let problem = || vec![fact::problem("parse", "not JSON", None)];
+    let both = fact::calls(0, &["look", "send"]);
+    vec![
+        row(
+            "a plain answer ends the turn",
+            Session::asked(one()),
+            fact::answered(0, 1, fact::text("yes")),
+            vec![
+                event::answered(0, 1, fact::text("yes")),
+                event::finished(0),
+            ],
+            Phase::Ready,
+        ),
+        row(
+            "tool calls start together",
+            Session::asked(one()),
+            fact::answered(0, 1, both.clone()),
+            vec![
+                event::answered(0, 1, both.clone()),
+                event::tool_started(0, 1, "look"),
+                event::tool_started(1, 1, "send"),
+            ],
+            &Session::acting(one(), &["look", "send"]),
+        ),
+        row(
+            "the only model mends its answer",
+            Session::asked(one()),
+            fact::checked(0, 1, fact::text("{"), problem()),
+            vec![
+                event::checked(0, 1, fact::text("{"), problem()),
+                event::rejected(0, problem(), RejectAction::Repair),
+                event::calling(1, 1, 0, 3),
+            ],
+            calling(1, 1, 0),
+        ),
+        row(
+            "an answer waits for the user's function",
+            Session::asked(verifying(&["small"])),
+            fact::answered(0, 1, fact::text("yes")),
+            vec![event::unverified(0, 1, fact::text("yes"))],
+            Phase::Judging(PendingAnswer {
+                answer: fact::text("yes"),
+                problems: Vec::new(),
+                verify: true,
+            }),
+        ),
+        row(
+            "an answer to another attempt does not count",
+            Session::asked(one()),
+            fact::answered(0, 2, fact::text("yes")),
+            Vec::new(),
+            calling(0, 1, 0),
+        ),
+        row(
+            "an answer to another step does not count",
+            Session::asked(one()),
+            fact::answered(1, 1, fact::text("yes")),
+            Vec::new(),
+            calling(0, 1, 0),
+        ),
+    ]
+}
+
+fn calling_rows() -> Vec<Row> {
+    let asked = Session::asked(one());
+    let mut rows = answer_rows();
+    rows.extend(late_rows("a late result during a model call", &asked));
+    rows.extend(ending_rows("the end of a turn in a model call", &asked));
+    rows.extend([
+        row(
+            "a failure that may pass is tried again",
+            asked.clone(),
+            fact::model_failed(0, 1, fact::server_error()),
+            vec![event::model_failed(
+                0,
+                1,
+                fact::server_error(),
+                Some(1_250_000),
+            )],
+            Phase::Backoff(call(0, 1, 0), 1_250_000),
+        ),
+        row(
+            "a lasting failure of the only model ends the turn",
+            asked.clone(),
+            fact::model_failed(0, 1, fact::auth_error()),
+            vec![
+                event::model_failed(0, 1, fact::auth_error(), None),
+                event::failed(fact::auth_error()),
+            ],
+            Phase::Ready,
+        ),
+        row(
+            "a lasting failure goes to the next model",
+            Session::asked(two()),
+            fact::model_failed(0, 1, fact::auth_error()),
+            vec![
+                event::model_failed(0, 1, fact::auth_error(), None),
+                event::route(
+                    1,
+                    1,
+                    "large",
+                    "model \"small\" failed (model_auth): status 401",
+                ),
+                event::calling(1, 1, 1, 1),
+            ],
+            calling(1, 1, 1),
+        ),
+        row(
+            "a failure of another attempt does not count",
+            asked.clone(),
+            fact::model_failed(0, 2, fact::auth_error()),
+            Vec::new(),
+            calling(0, 1, 0),
+        ),
+        row(
+            "a lost model call is made again",
+            asked,
+            fact::reopened(),
+            vec![
+                event::epoch_taken(),
+                event::process_lost(0, 1),
+                event::calling(0, 2, 0, 1),
+            ],
+            calling(0, 2, 0),
+        ),
+    ]);
+    rows
+}
+
+fn backoff_rows() -> Vec<Row> {
+    let early = backing_off();
+    let mut rows = late_rows("a late result while waiting", &early);
+    rows.extend(ending_rows("the end of a turn while waiting", &early));
+    rows.extend([
+        Row {
+            now: LATER,
+            ..row(
+                "the next attempt begins when it is due",
+                early.clone(),
+                Fact::TimerFired,
+                vec![event::calling(0, 2, 0, 1)],
+                calling(0, 2, 0),
+            )
+        },
+        row(
+            "a timer that is early changes nothing",
+            early.clone(),
+            Fact::TimerFired,
+            Vec::new(),
+            &early,
+        ),
+        row(
+            "a new owner waits on",
+            early.clone(),
+            fact::reopened(),
+            vec![event::epoch_taken()],
+            &early,
+        ),
+    ]);
+    rows
+}
+
+fn judging_rows() -> Vec<Row> {
+    let given = judging();
+    let mut rows = late_rows("a late result during a verdict", &given);
+    rows.extend(ending_rows("the end of a turn during a verdict", &given));
+    let short = || vec![fact::problem("verify", "too short", None)];
+    rows.extend([
+        row(
+            "an accepted answer ends the turn",
+            given.clone(),
+            fact::accepted(),
+            vec![event::verified(0), event::finished(0)],
+            Phase::Ready,
+        ),
+        row(
+            "a rejected answer is mended",
+            given.clone(),
+            fact::rejected("too short"),
+            vec![
+                event::rejected(0, short(), RejectAction::Repair),
+                event::calling(1, 1, 0, 3),
+            ],
+            calling(1, 1, 0),
+        ),
+        row(
+            "a new owner asks for the verdict again",
+            given.clone(),
+            fact::reopened(),
+            vec![event::epoch_taken()],
+            &given,
+        ),
+    ]);
+    rows
+}
+
+fn acting_rows() -> Vec<Row> {
+    let both = Session::acting(one(), &["look", "fetch"]);
+    let last = both.clone().after(fact::returned(0, 1, "a"));
+    let waiting = Session::acting(one(), &["fetch"]).after(fact::raised(0, 1));
+    let mut again = waiting.clone();
+    again.tell_at(Fact::TimerFired, LATER);
+    vec![
+        row(
+            "the first result waits for the second",
+            both.clone(),
+            fact::returned(0, 1, "a"),
+            vec![event::tool_finished(0, "a")],
+            &last,
+        ),
+        row(
+            "the last result begins the next step",
+            last.clone(),
+            fact::returned(1, 1, "b"),
+            vec![event::tool_finished(1, "b"), event::calling(1, 1, 0, 4)],
+            calling(1, 1, 0),
+        ),
+        row(
+            "a result that was already told is late",
+            last.clone(),
+            fact::returned(0, 1, "again"),
+            vec![event::late_text(0, 1, "again")],
+            &last,
+        ),
+        row(
+            "a result of another attempt is late",
+            last.clone(),
+            fact::raised(1, 2),
+            vec![event::late_error(1, 2, fact::boom())],
+            &last,
+        ),
+        row(
+            "a tool without attempts left fails for good",
+            Session::acting(one(), &["look"]),
+            fact::raised(0, 1),
+            vec![
+                event::tool_failed(0, 1, fact::boom(), None),
+                event::calling(1, 1, 0, 3),
+            ],
+            calling(1, 1, 0),
+        ),
+        row(
+            "a tool with attempts left is tried again",
+            Session::acting(one(), &["fetch"]),
+            fact::raised(0, 1),
+            vec![event::tool_failed(0, 1, fact::boom(), Some(1_050_000))],
+            &waiting,
+        ),
+        Row {
+            now: LATER,
+            ..row(
+                "the next attempt at a tool begins when it is due",
+                waiting.clone(),
+                Fact::TimerFired,
+                vec![event::tool_started(0, 2, "fetch")],
+                &again,
+            )
+        },
+        row(
+            "a timer that is early starts no tool",
+            waiting.clone(),
+            Fact::TimerFired,
+            Vec::new(),
+            &waiting,
+        ),
+    ]
+}
+
+fn acting_ending_rows() -> Vec<Row> {
+    let last = Session::acting(one(), &["look", "fetch"]).after(fact::returned(0, 1, "a"));
+    let lost = Session::acting(one(), &["look", "send"]);
+    let mut retaken = lost.clone();
+    retaken.tell(fact::reopened());
+    vec![
+        row(
+            "a cancel stops the calls that run",
+            last.clone(),
+            fact::cancel(),
+            vec![
+                event::cancel_requested(),
+                event::tool_stopped(1, 1, "fetch", "the session was cancelled"),
+                event::cancelled(),
+            ],
+            Phase::Ready,
+        ),
+        row(
+            "the end of time stops the calls that run",
+            last,
+            Fact::TurnTimedOut,
+            vec![
+                event::limit_reached("turn_ms_max", 3_600_000, 3_600_000),
+                event::tool_stopped(1, 1, "fetch", "the turn ran out of time"),
+                event::out_of_time(),
+            ],
+            Phase::Ready,
+        ),
+        row(
+            "a new owner repeats what may be repeated and nothing else",
+            lost,
+            fact::reopened(),
+            vec![
+                event::epoch_taken(),
+                event::tool_started(0, 2, "look"),
+                event::tool_outcome_unknown(1, "send"),
+            ],
+            &retaken,
+        ),
+    ]
+}
+
+fn all_rows() -> Vec<Row> {
+    let tables = [
+        idle_rows(),
+        cut_rows(),
+        calling_rows(),
+        backoff_rows(),
+        judging_rows(),
+        acting_rows(),
+        acting_ending_rows(),
+    ];
+    tables.into_iter().flatten().collect()
+}
+
+/// Every phase; a new one does not compile until it is listed.
+fn phases() -> Vec<PhaseKind> {
+    use PhaseKind::{
+        Acting, Backoff, Calling, Concluding, Empty, Failing, Judging, Ready, Stepping,
+    };
+    let listed = |kind| match kind {
+        Empty | Ready | Stepping | Calling | Backoff | Judging | Acting | Concluding | Failing => 9,
+    };
+    let kinds = vec![
+        Empty, Ready, Stepping, Calling, Backoff, Judging, Acting, Concluding, Failing,
+    ];
+    assert_eq!(kinds.len(), listed(Empty));
+    kinds
+}
+
+/// A session in each phase.
+fn session_in(phase: PhaseKind) -> Session {
+    match phase {
+        PhaseKind::Empty => Session::empty(one()),
+        PhaseKind::Ready => Session::started(one()),
+        PhaseKind::Stepping => stepping(),
+        PhaseKind::Calling => Session::asked(one()),
+        PhaseKind::Backoff => backing_off(),
+        PhaseKind::Judging => judging(),
+        PhaseKind::Acting => Session::acting(one(), &["look", "fetch"]),
+        PhaseKind::Concluding => concluding(),
+        PhaseKind::Failing => failing(),
+    }
+}
+
+/// A fact of each kind that would fit, were the phase right.
+fn facts() -> Vec<Fact> {
+    let facts = vec![
+        fact::started(),
+        fact::input("hi"),
+        fact::answered(0, 1, fact::text("yes")),
+        fact::model_failed(0, 1, fact::server_error()),
+        fact::accepted(),
+        fact::returned(0, 1, "a"),
+        fact::raised(0, 1),
+        Fact::TimerFired,
+        fact::cancel(),
+        Fact::TurnTimedOut,
+        fact::reopened(),
+    ];
+    let listed = |kind| match kind {
+        FactKind::Started
+        | FactKind::Input
+        | FactKind::ModelAnswered
+        | FactKind::ModelFailed
+        | FactKind::Verified
+        | FactKind::ToolReturned
+        | FactKind::ToolFailed
+        | FactKind::TimerFired
+        | FactKind::CancelRequested
+        | FactKind::TurnTimedOut
+        | FactKind::Reopened => 11,
+    };
+    let kinds: BTreeSet<_> = facts.iter().map(Fact::kind).collect();
+    assert_eq!(kinds.len(), listed(FactKind::Started));
+    facts
+}
+
+#[test]
+fn every_fact_leads_to_its_events_and_every_transition_is_taken() {
+    let taken: BTreeSet<_> = all_rows().into_iter().map(check).collect();
+    let listed: BTreeSet<_> = TRANSITIONS.iter().copied().collect();
+    assert_eq!(listed.len(), TRANSITIONS.len(), "a transition stands twice");
+    let missing: Vec<_> = listed.difference(&taken).collect();
+    assert!(missing.is_empty(), "no test takes these transitions: {missing:?}");
+    let unlisted: Vec<_> = taken.difference(&listed).collect();
+    assert!(unlisted.is_empty(), "taken but not listed: {unlisted:?}");
+}
+
+#[test]
+fn every_other_pair_is_refused_and_changes_nothing() {
+    let mut refused_count = 0;
+    for phase in phases() {
+        for fact in facts() {
+            let kind = fact.kind();
+            if TRANSITIONS.contains(&(phase, kind)) {
+                continue;
+            }
+            let Session {
+                spec, mut state, ..
+            } = session_in(phase);
+            let before = state.clone();
+            assert_eq!(before.phase.kind(), phase);
+            let refused = decide(&mut state, &spec, fact, NOW);
+            assert_eq!(refused, Err(Refused { phase, fact: kind }));
+            assert_eq!(state, before, "{phase:?} refused {kind:?}");
+            refused_count += 1;
+        }
+    }
+    assert_eq!(refused_count, 9 * 11 - TRANSITIONS.len());
+}
+
+#[test]
+fn a_refusal_says_what_met() {
+    let mut session = Session::asked(one());
+    let refused = decide(&mut session.state, &session.spec, fact::input("more"), NOW).unwrap_err();
+    assert_eq!(refused.to_string(), "a session that is Calling takes no Input");
+}

@@ -1,0 +1,249 @@
+"""Where the engine's jobs run: async tools on the event loop, sync tools in threads.
+
+Invariant: every job handed out by the native engine ends in exactly one report to it, whatever the
+user's function does. One wake-up of the loop drains everything that waits, and everything that
+ends in one turn of the loop is reported at once. Start reading at `Lane.drain`.
+"""
+
+import asyncio
+import contextvars
+import functools
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from mainspring._native import NativeEngine
+from mainspring._schema import Signature, encode_result
+from mainspring.context import Context
+from mainspring.errors import MainspringError, from_failure
+from mainspring.models import Answer, Route, ToolCall, rejection
+from mainspring.tool import Tool
+
+__all__ = ["Lane"]
+
+_log = logging.getLogger("mainspring.tool")
+
+_TOOL, _VERIFY, _CANCEL, _START_THREAD, _RESOLVE = range(5)
+
+ERROR_CHARS_MAX = 4000
+"""Characters of an exception's text that a model gets to read."""
+
+
+class Lane:
+    """The Python side of one engine, bound to the event loop that opened it."""
+
+    def __init__(self, native: NativeEngine, loop: asyncio.AbstractEventLoop) -> None:
+        """Watches the engine's descriptor; `close` ends that."""
+        self._native = native
+        self._loop = loop
+        self._tools: list[_Job] = []
+        self._verifiers: list[Callable[[Answer], Any]] = []
+        self._tasks: dict[int, asyncio.Future[Any]] = {}
+        self._futures: dict[int, asyncio.Future[Any]] = {}
+        self._next_handle = 0
+        self._done: list[tuple[int, str]] = []
+        loop.add_reader(native.fd(), self.drain)
+
+    def add_tool(self, tool: Tool[..., Any]) -> int:
+        """Gives a tool its number."""
+        number = len(self._tools)
+        self._tools.append(_Job(tool))
+        if not tool.is_async:
+            self._native.mark_sync(number)
+        return number
+
+    def add_verifier(self, route: Route) -> int | None:
+        """Gives a route's verify function its number, if it has one."""
+        if route.verify is None:
+            return None
+        self._verifiers.append(route.verify)
+        return len(self._verifiers) - 1
+
+    def ask(self, request: Callable[..., None], *args: Any) -> "asyncio.Future[Any]":
+        """Calls a method of the native engine with a new handle; the future gets its answer."""
+        self._next_handle += 1
+        handle = self._next_handle
+        future = self._loop.create_future()
+        self._futures[handle] = future
+        try:
+            request(handle, *args)
+        except RuntimeError as error:
+            del self._futures[handle]
+            raise public_error(error) from None
+        return future
+
+    def drain(self) -> None:
+        """Takes everything the engine wants, and starts it."""
+        for item in self._native.drain():
+            kind = item[0]
+            if kind == _TOOL:
+                self._start_tool(item)
+            elif kind == _RESOLVE:
+                self._resolve(item[1], item[2], item[3])
+            elif kind == _CANCEL:
+                task = self._tasks.get(item[1])
+                if task is not None:
+                    task.cancel()
+            elif kind == _VERIFY:
+                verifier = self._verifiers[item[2]]
+                task = self._loop.create_task(_verdict(verifier, item[3]))
+                self._tasks[item[1]] = task
+                task.add_done_callback(functools.partial(self._verified, item[1]))
+            elif kind == _START_THREAD:
+                threading.Thread(
+                    target=_work, args=(self._native, self._tools), name="mainspring-tool", daemon=True
+                ).start()
+
+    async def close(self) -> None:
+        """Stops watching, ends the tasks, and answers those who still wait."""
+        self.drain()
+        self._loop.remove_reader(self._native.fd())
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for future in self._futures.values():
+            if not future.done():
+                future.set_exception(
+                    from_failure("engine_closed", "the engine was closed", None, False)
+                )
+                future.exception()
+        self._futures.clear()
+
+    def _start_tool(self, item: tuple[Any, ...]) -> None:
+        ticket: int = item[1]
+        job = self._tools[item[2]]
+        try:
+            task = asyncio.ensure_future(job.call(item), loop=self._loop)
+        except BaseException as error:
+            self._report_error(ticket, job.tool, error)
+            return
+        self._tasks[ticket] = task
+        task.add_done_callback(functools.partial(self._finished, ticket, job.tool))
+
+    def _finished(self, ticket: int, tool: Tool[..., Any], task: "asyncio.Future[Any]") -> None:
+        del self._tasks[ticket]
+        if task.cancelled():
+            self._native.cancelled(ticket)
+            return
+        error = task.exception()
+        try:
+            if error is not None:
+                raise error
+            text = encode_result(task.result(), tool=tool.name)
+        except BaseException as raised:
+            self._report_error(ticket, tool, raised)
+            return
+        if not self._done:
+            self._loop.call_soon(self._flush)
+        self._done.append((ticket, text))
+
+    def _flush(self) -> None:
+        done, self._done = self._done, []
+        self._native.returned(done)
+
+    def _report_error(self, ticket: int, tool: Tool[..., Any], error: BaseException) -> None:
+        self._native.failed(ticket, *failure_of(tool, error))
+
+    def _verified(self, ticket: int, task: "asyncio.Future[str | None]") -> None:
+        del self._tasks[ticket]
+        if task.cancelled():
+            self._native.cancelled(ticket)
+        else:
+            self._native.verified(ticket, task.result())
+
+    def _resolve(self, handle: int, ok: bool, value: Any) -> None:  # noqa: FBT001  (native order)
+        future = self._futures.pop(handle, None)
+        if future is None or future.done():
+            return
+        if ok:
+            future.set_result(value)
+        else:
+            code, message, hint, retryable = value
+            future.set_exception(from_failure(code, message, hint, retryable))
+
+
+class _Job:
+    """A tool with what every call of it needs."""
+
+    __slots__ = ("decode", "fn", "signature", "tool")
+
+    def __init__(self, tool: Tool[..., Any]) -> None:
+        self.tool = tool
+        self.fn = tool.fn
+        self.signature: Signature = tool.signature
+        self.decode = self.signature.decode
+
+    def call(self, item: tuple[Any, ...]) -> Any:
+        """Calls the function; gives its result, or what is to be awaited for it."""
+        arguments = self.decode(item[3])
+        if self.signature.context_names:
+            context = Context(
+                session=item[4],
+                tool=self.tool.name,
+                call_id=item[5],
+                effect_id=item[6],
+                attempt=item[7],
+                deadline_s=item[8] / 1000,
+            )
+            for name in self.signature.context_names:
+                arguments[name] = context
+        return self.fn(**arguments)
+
+
+def _work(native: NativeEngine, tools: list[_Job]) -> None:
+    """A thread that runs sync tools until the engine closes."""
+    while (item := native.take_sync()) is not None:
+        job = tools[item[2]]
+        try:
+            # A context of its own, so that no call sees what another set.
+            result = contextvars.Context().run(job.call, item)
+            native.returned([(item[1], encode_result(result, tool=job.tool.name))])
+        except BaseException as error:
+            native.failed(item[1], *failure_of(job.tool, error))
+
+
+def failure_of(
+    tool: Tool[..., Any], error: BaseException
+) -> tuple[str, str, str | None, bool]:
+    """What a model reads of an exception: code, message, hint, retryable."""
+    if isinstance(error, MainspringError) and error.code.startswith("tool_"):
+        return error.code, error.message, error.hint, error.retryable
+    _log.info("tool %r raised", tool.name, exc_info=error)
+    text = str(error)
+    if len(text) > ERROR_CHARS_MAX:
+        text = f"{text[:ERROR_CHARS_MAX]}..."
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return "tool_failed", f'tool "{tool.name}" raised {told}', None, False
+
+
+async def _verdict(verify: Callable[[Answer], Any], raw: bytes) -> str | None:
+    """Asks a verify function; an error of its own is a rejection that says so."""
+    try:
+        data = msgspec.json.decode(raw)
+        calls = tuple(
+            ToolCall(call["name"], _arguments(call["arguments"])) for call in data["tool_calls"]
+        )
+        verdict = verify(Answer(data["text"], calls, data["model"], data["step"]))
+        if isinstance(verdict, Awaitable):
+            verdict = await verdict
+        return rejection(verdict)
+    except Exception as error:
+        _log.warning("the verify function raised", exc_info=error)
+        return f"the verify function raised {type(error).__name__}: {error}"
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    value = msgspec.json.decode(text)
+    return value if isinstance(value, dict) else {}
+
+
+def public_error(error: RuntimeError) -> BaseException:
+    """The public exception for what the native module raises."""
+    if len(error.args) == 4:
+        code, message, hint, retryable = error.args
+        return from_failure(code, message, hint, retryable)
+    return error
