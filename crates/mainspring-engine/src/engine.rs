@@ -80,7 +80,6 @@ impl Engine {
     /// # Errors
     /// The journal's own errors; `internal` if a thread cannot be started.
     pub fn open(config: &EngineConfig, host: Arc<dyn Host>) -> Result<Self, Failure> {
-        raise_descriptor_limit();
         let options = JournalOptions {
             access: Access::ReadWrite,
             durability: config.durability,
@@ -88,6 +87,19 @@ impl Engine {
         };
         let journal =
             mainspring_journal::open(&config.store, options).map_err(|error| error.failure())?;
+        Self::open_with(journal, config, host)
+    }
+
+    /// Like [`Engine::open`], on a journal that is open already; `config.store` is not read.
+    ///
+    /// # Errors
+    /// `internal` if a thread cannot be started.
+    pub fn open_with(
+        journal: Arc<dyn Journal>,
+        config: &EngineConfig,
+        host: Arc<dyn Host>,
+    ) -> Result<Self, Failure> {
+        raise_descriptor_limit();
         let (loader, reader) =
             Loader::start(Arc::clone(&journal)).map_err(|error| thread_error(&error))?;
         let (broker_runtime, broker_stop, broker_thread) = start_runtime("mainspring-mcp")?;

@@ -17,6 +17,7 @@ mod live;
 mod loader;
 mod mail;
 mod outcome;
+mod requests;
 mod shard;
 mod timers;
 mod watch;

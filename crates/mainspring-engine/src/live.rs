@@ -124,6 +124,7 @@ impl Live {
             if matches!(letter.fact, Fact::Input { .. } | Fact::Reopened { .. }) {
                 self.turn += 1;
                 self.report = None;
+                decided.begins_turn = true;
             }
             let at_us = at_us.max(letter.not_before_us);
             let now = Moment { at_us, seed: seed() };
@@ -143,4 +144,6 @@ pub(crate) struct Decided {
     pub(crate) events: Vec<Event>,
     pub(crate) commands: Vec<Command>,
     pub(crate) refused: Vec<Refused>,
+    /// Whether a turn began, or goes on here.
+    pub(crate) begins_turn: bool,
 }

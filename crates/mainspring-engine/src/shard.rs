@@ -5,10 +5,10 @@
 //! journal says that they are durable, their commands are carried out (`dispatch.rs`). So three
 //! tools that return together cost one append, and a slow disk makes larger batches, not queues.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mainspring_journal::{AckSink, Acked, Append, AppendMode, Journal};
 use mainspring_mcp::McpBroker;
@@ -21,10 +21,11 @@ use crate::dispatch::Job;
 use crate::engine::EngineLimits;
 use crate::host::{HostCall, SharedHost, Ticket};
 use crate::live::{Key, Letter, Live, Pending};
-use crate::loader::Loader;
-use crate::mail::{Mail, Opened};
+use crate::loader::{self, Loader};
+use crate::mail::{Mail, Opened, Reply};
 use crate::outcome::SessionReport;
 use crate::timers::{Timer, Timers};
+use crate::watch::WatchBatch;
 
 /// What a shard is made with.
 pub(crate) struct ShardConfig {
@@ -56,6 +57,8 @@ pub(crate) struct Shard {
     pub(crate) lives: HashMap<Key, Live>,
     /// Sessions that are being read from the journal.
     pub(crate) loading: HashSet<SessionId>,
+    /// Why sessions were dropped, for those who ask later; the oldest is forgotten first.
+    pub(crate) abandoned: VecDeque<(SessionId, Failure)>,
     next_key: Key,
     pub(crate) jobs: HashMap<u64, Job>,
     next_job: u64,
@@ -68,6 +71,7 @@ pub(crate) struct Shard {
 }
 
 const BATCH_MAX: usize = 1024;
+const ABANDONED_MAX: usize = 1024;
 
 impl Shard {
     pub(crate) fn new(config: ShardConfig) -> Self {
@@ -77,6 +81,7 @@ impl Shard {
             keys: HashMap::new(),
             lives: HashMap::new(),
             loading: HashSet::new(),
+            abandoned: VecDeque::new(),
             next_key: 0,
             jobs: HashMap::new(),
             next_job: 0,
@@ -94,7 +99,7 @@ impl Shard {
     pub(crate) async fn run(mut self, mut inbox: UnboundedReceiver<Mail>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while !self.closing {
-            let far = Instant::now() + std::time::Duration::from_secs(3600);
+            let far = Instant::now() + Duration::from_secs(3600);
             let wake = self.timers.next().unwrap_or(far);
             tokio::select! {
                 biased;
@@ -122,6 +127,7 @@ impl Shard {
     }
 
     pub(crate) fn add(&mut self, live: Live) -> Key {
+        self.abandoned.retain(|(id, _)| *id != live.id);
         self.next_key += 1;
         self.keys.insert(live.id.clone(), self.next_key);
         self.lives.insert(self.next_key, live);
@@ -195,6 +201,10 @@ impl Shard {
         for refused in &decided.refused {
             tracing::debug!(session = %live.id, %refused, "a fact was refused");
         }
+        if decided.begins_turn {
+            let after = Duration::from_millis(live.agent.spec.limits.turn_ms_max);
+            self.timers.set(Instant::now() + after, Timer::Turn(key, live.turn));
+        }
         if decided.events.is_empty() {
             self.end_if_over(key);
             return;
@@ -206,7 +216,7 @@ impl Shard {
             first,
             at_us,
             count,
-            lines: if live.watched.get() { lines.clone() } else { Vec::new() },
+            lines: lines.clone(),
             report: ends.then(|| SessionReport::of(&live.id, &live.state)),
         });
         let mode = std::mem::replace(&mut live.mode, AppendMode::Continue);
@@ -257,17 +267,24 @@ impl Shard {
             self.touched.push(key);
         }
         if let Some(report) = pending.report {
-            live.watch.flush(true);
             live.waiting.drain(..).for_each(|reply| reply(Ok(report.clone())));
             live.cancelling.drain(..).for_each(|reply| reply(Ok(())));
             live.report = Some(report);
-        } else {
-            live.watch.flush(false);
+        }
+        let (id, ended) = (live.id.clone(), live.report.is_some());
+        for (from, reply) in live.watch.flush(live.durable, ended) {
+            self.read_events(&id, from, reply);
         }
         for command in pending.commands {
             self.carry_out(key, command);
         }
         self.end_if_over(key);
+    }
+
+    /// Answers a watcher from the journal; more may come.
+    pub(crate) fn read_events(&self, id: &SessionId, from: Seq, reply: Reply<WatchBatch>) {
+        let id = id.clone();
+        self.config.loader.run(move |journal| reply(loader::watch(journal, &id, from, true)));
     }
 
     /// Forgets a session that has nothing left to do; its log is all there is to keep.
@@ -277,7 +294,9 @@ impl Shard {
         }
         if let Some(mut live) = self.lives.remove(&key) {
             self.keys.remove(&live.id);
-            live.watch.flush(true);
+            for (from, reply) in live.watch.flush(live.durable, true) {
+                self.read_events(&live.id, from, reply);
+            }
             for reply in live.cancelling.drain(..) {
                 reply(Ok(()));
             }
@@ -298,6 +317,10 @@ impl Shard {
         live.waiting.drain(..).for_each(|reply| reply(Err(error.clone())));
         live.cancelling.drain(..).for_each(|reply| reply(Err(error.clone())));
         live.watch.take_waiting().for_each(|reply| reply(Err(error.clone())));
+        if self.abandoned.len() == ABANDONED_MAX {
+            self.abandoned.pop_front();
+        }
+        self.abandoned.push_back((live.id, error.clone()));
     }
 
     fn flush_host(&mut self) {

@@ -126,17 +126,21 @@ impl Watch {
     }
 
     /// Answers those who wait with the events published since; with an empty batch if the turn
-    /// has ended.
-    pub(crate) fn flush(&mut self, ended: bool) {
-        for (from, reply) in self.waiting.drain(..).collect::<Vec<_>>() {
-            let items: Vec<_> =
-                self.recent.iter().filter(|(seq, ..)| *seq >= from).map(event).collect();
-            if items.is_empty() && !ended {
+    /// has ended. Gives back those who wait for more than is kept: the journal has it.
+    pub(crate) fn flush(&mut self, next: Seq, ended: bool) -> Vec<(Seq, Reply<WatchBatch>)> {
+        let kept_from = self.recent.front().map_or(next, |(seq, ..)| *seq);
+        let mut behind = Vec::new();
+        for (from, reply) in std::mem::take(&mut self.waiting) {
+            if from >= next && !ended {
                 self.waiting.push((from, reply));
+            } else if from < kept_from {
+                behind.push((from, reply));
             } else {
-                reply(Ok(WatchBatch { items, ended }));
+                let kept = self.recent.iter().filter(|(seq, ..)| *seq >= from);
+                reply(Ok(WatchBatch { items: kept.map(event).collect(), ended }));
             }
         }
+        behind
     }
 
     /// Those who wait, to be told of an error.

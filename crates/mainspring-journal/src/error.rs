@@ -224,6 +224,7 @@ impl JournalError {
                 Failure::new(ErrorCode::JOURNAL_LOCKED, message)
                     .with_hint("another program holds the file; end it and try again")
             }
+            ffi::SQLITE_IOERR => Failure::new(ErrorCode::JOURNAL_IO, message).with_hint(IO_HINT),
             _ => Failure::new(ErrorCode::JOURNAL_IO, message),
         };
         Self::caused(failure, source)
@@ -232,6 +233,8 @@ impl JournalError {
 
 const READ_ONLY_HINT: &str = "check the rights of the file and its folder, or choose another path";
 const FULL_HINT: &str = "free some space; no acknowledged event is lost";
+const IO_HINT: &str =
+    "check the disk and the limit on file sizes (`ulimit -f`); no acknowledged event is lost";
 const NEWER_HINT: &str = "use the version of mainspring that wrote it, or a newer one";
 
 impl fmt::Display for JournalError {

@@ -183,6 +183,7 @@ impl NativeEngine {
 
     /// Ends a turn; resolves to None.
     fn cancel(&self, handle: u64, session: &str, reason: String) -> PyResult<()> {
+        self.check_process()?;
         let session = session_id(session).map_err(convert::raise)?;
         self.engine.cancel(session, reason, self.bridge.reply(handle, |()| Payload::Unit));
         Ok(())
@@ -190,6 +191,7 @@ impl NativeEngine {
 
     /// Resolves to the report at the end of the turn.
     fn wait(&self, handle: u64, session: &str) -> PyResult<()> {
+        self.check_process()?;
         let session = session_id(session).map_err(convert::raise)?;
         self.engine.wait(session, self.bridge.reply(handle, Payload::Report));
         Ok(())
@@ -197,6 +199,7 @@ impl NativeEngine {
 
     /// Resolves to the next batch of events from `seq` on.
     fn watch(&self, handle: u64, session: &str, seq: u64) -> PyResult<()> {
+        self.check_process()?;
         let session = session_id(session).map_err(convert::raise)?;
         self.engine.watch(session, Seq(seq), self.bridge.reply(handle, Payload::Batch));
         Ok(())
@@ -210,18 +213,22 @@ impl NativeEngine {
         limit: u32,
         before: Option<&str>,
     ) -> PyResult<()> {
+        self.check_process()?;
         let query = query(status, limit, before).map_err(convert::raise)?;
         self.engine.sessions(query, self.bridge.reply(handle, Payload::Heads));
         Ok(())
     }
 
     /// Resolves to the heads of the sessions with a turn to continue.
-    fn open_sessions(&self, handle: u64) {
+    fn open_sessions(&self, handle: u64) -> PyResult<()> {
+        self.check_process()?;
         self.engine.open_sessions(self.bridge.reply(handle, Payload::Heads));
+        Ok(())
     }
 
     /// Resolves to a session's records from `seq` on.
     fn load(&self, handle: u64, session: &str, seq: u64) -> PyResult<()> {
+        self.check_process()?;
         let session = session_id(session).map_err(convert::raise)?;
         self.engine.load(session, Seq(seq), self.bridge.reply(handle, Payload::Records));
         Ok(())
@@ -229,6 +236,7 @@ impl NativeEngine {
 
     /// Resolves to a blob's bytes, or None.
     fn blob(&self, handle: u64, hash: &str) -> PyResult<()> {
+        self.check_process()?;
         let hash: BlobHash = serde_json::from_value(hash.into())
             .map_err(|error| convert::raise(unreadable("the hash", &error)))?;
         self.engine.blob(hash, self.bridge.reply(handle, Payload::Bytes));
@@ -260,6 +268,16 @@ impl NativeEngine {
         }
         self.bridge.close();
         py.detach(|| self.engine.close()).map_err(convert::raise)
+    }
+}
+
+impl Drop for NativeEngine {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // A forked child has none of the threads that closing would wait for, so the child's
+            // copy of the engine is left as it is.
+            std::mem::forget(Arc::clone(&self.engine));
+        }
     }
 }
 
