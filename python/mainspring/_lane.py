@@ -45,6 +45,8 @@ class Lane:
         self._futures: dict[int, asyncio.Future[Any]] = {}
         self._next_handle = 0
         self._done: list[tuple[int, str]] = []
+        self._closing = False
+        self._closed = False
         loop.add_reader(native.fd(), self.drain)
 
     def add_tool(self, tool: Tool[..., Any]) -> int:
@@ -63,7 +65,13 @@ class Lane:
         return len(self._verifiers) - 1
 
     def ask(self, request: Callable[..., None], *args: Any) -> "asyncio.Future[Any]":
-        """Calls a method of the native engine with a new handle; the future gets its answer."""
+        """Calls a method of the native engine with a new handle; the future gets its answer.
+
+        Raises:
+            EngineError: `engine_closed`: nobody takes answers any more.
+        """
+        if self._closed:
+            raise _closed_error()
         self._next_handle += 1
         handle = self._next_handle
         future = self._loop.create_future()
@@ -84,21 +92,25 @@ class Lane:
             elif kind == _RESOLVE:
                 self._resolve(item[1], item[2], item[3])
             elif kind == _CANCEL:
-                task = self._tasks.get(item[1])
-                if task is not None:
-                    task.cancel()
+                self._cancel(item[1])
             elif kind == _VERIFY:
-                verifier = self._verifiers[item[2]]
-                task = self._loop.create_task(_verdict(verifier, item[3]))
-                self._tasks[item[1]] = task
-                task.add_done_callback(functools.partial(self._verified, item[1]))
+                check = self._verify(self._verifiers[item[2]], item)
+                self._tasks[item[1]] = self._loop.create_task(check)
             elif kind == _START_THREAD:
                 threading.Thread(
-                    target=_work, args=(self._native, self._tools), name="mainspring-tool", daemon=True
+                    target=_work,
+                    args=(self._native, self._tools),
+                    name="mainspring-tool",
+                    daemon=True,
                 ).start()
+
+    def begin_close(self) -> None:
+        """From now on a cancelled tool is one that the end of the program cut off."""
+        self._closing = True
 
     async def close(self) -> None:
         """Stops watching, ends the tasks, and answers those who still wait."""
+        self._closed = True
         self.drain()
         self._loop.remove_reader(self._native.fd())
         tasks = list(self._tasks.values())
@@ -107,55 +119,70 @@ class Lane:
         await asyncio.gather(*tasks, return_exceptions=True)
         for future in self._futures.values():
             if not future.done():
-                future.set_exception(
-                    from_failure("engine_closed", "the engine was closed", None, False)
-                )
+                future.set_exception(_closed_error())
                 future.exception()
         self._futures.clear()
 
     def _start_tool(self, item: tuple[Any, ...]) -> None:
-        ticket: int = item[1]
         job = self._tools[item[2]]
-        try:
-            task = asyncio.ensure_future(job.call(item), loop=self._loop)
-        except BaseException as error:
-            self._report_error(ticket, job.tool, error)
-            return
-        self._tasks[ticket] = task
-        task.add_done_callback(functools.partial(self._finished, ticket, job.tool))
+        self._tasks[item[1]] = self._loop.create_task(self._run(job, item))
 
-    def _finished(self, ticket: int, tool: Tool[..., Any], task: "asyncio.Future[Any]") -> None:
-        del self._tasks[ticket]
-        if task.cancelled():
-            self._native.cancelled(ticket)
-            return
-        error = task.exception()
+    async def _run(self, job: "_Job", item: tuple[Any, ...]) -> None:
+        """Runs one async tool, from arguments to report."""
+        ticket: int = item[1]
         try:
-            if error is not None:
-                raise error
-            text = encode_result(task.result(), tool=tool.name)
-        except BaseException as raised:
-            self._report_error(ticket, tool, raised)
-            return
-        if not self._done:
-            self._loop.call_soon(self._flush)
-        self._done.append((ticket, text))
+            result = await job.call(item)
+            text = result if type(result) is str else encode_result(result, tool=job.tool.name)
+        except asyncio.CancelledError:
+            self._loop.call_soon(self._report_cancelled, ticket)
+            raise
+        except BaseException as error:
+            self._native.failed(ticket, *failure_of(job.tool, error))
+            if isinstance(error, KeyboardInterrupt):
+                raise
+        else:
+            if not self._done:
+                self._loop.call_soon(self._flush)
+            self._done.append((ticket, text))
+        finally:
+            del self._tasks[ticket]
+
+    def _cancel(self, ticket: int) -> None:
+        task = self._tasks.get(ticket)
+        if task is not None:
+            task.cancel()
+            task.add_done_callback(functools.partial(self._never_began, ticket))
+
+    def _never_began(self, ticket: int, task: "asyncio.Future[Any]") -> None:
+        """Reports a task that was cancelled before its first step, and so could not itself."""
+        if self._tasks.pop(ticket, None) is not None:
+            self._native.cancelled(ticket)
+
+    def _report_cancelled(self, ticket: int) -> None:
+        """Reports a cancelled tool, unless it was cancelled because the program ends.
+
+        `asyncio.run` cancels every task when it is interrupted. A tool that stops for that reason
+        has no outcome: its session is resumed later.
+        """
+        if not self._closing:
+            self._native.cancelled(ticket)
 
     def _flush(self) -> None:
         done, self._done = self._done, []
         self._native.returned(done)
 
-    def _report_error(self, ticket: int, tool: Tool[..., Any], error: BaseException) -> None:
-        self._native.failed(ticket, *failure_of(tool, error))
-
-    def _verified(self, ticket: int, task: "asyncio.Future[str | None]") -> None:
-        del self._tasks[ticket]
-        if task.cancelled():
+    async def _verify(self, verify: Callable[[Answer], Any], item: tuple[Any, ...]) -> None:
+        """Asks a verify function about one answer, and reports its verdict."""
+        ticket: int = item[1]
+        try:
+            self._native.verified(ticket, await _verdict(verify, item[3]))
+        except asyncio.CancelledError:
             self._native.cancelled(ticket)
-        else:
-            self._native.verified(ticket, task.result())
+            raise
+        finally:
+            del self._tasks[ticket]
 
-    def _resolve(self, handle: int, ok: bool, value: Any) -> None:  # noqa: FBT001  (native order)
+    def _resolve(self, handle: int, ok: bool, value: Any) -> None:
         future = self._futures.pop(handle, None)
         if future is None or future.done():
             return
@@ -164,6 +191,10 @@ class Lane:
         else:
             code, message, hint, retryable = value
             future.set_exception(from_failure(code, message, hint, retryable))
+
+
+def _closed_error() -> MainspringError:
+    return from_failure("engine_closed", "the engine was closed", None, retryable=False)
 
 
 class _Job:
@@ -206,9 +237,7 @@ def _work(native: NativeEngine, tools: list[_Job]) -> None:
             native.failed(item[1], *failure_of(job.tool, error))
 
 
-def failure_of(
-    tool: Tool[..., Any], error: BaseException
-) -> tuple[str, str, str | None, bool]:
+def failure_of(tool: Tool[..., Any], error: BaseException) -> tuple[str, str, str | None, bool]:
     """What a model reads of an exception: code, message, hint, retryable."""
     if isinstance(error, MainspringError) and error.code.startswith("tool_"):
         return error.code, error.message, error.hint, error.retryable

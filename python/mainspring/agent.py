@@ -95,6 +95,7 @@ class Agent(Generic[T_co]):
         ToolError: `tool_schema_invalid`, when a tool's parameter cannot be described.
 
     Example:
+        >>> from mainspring import Agent
         >>> agent = Agent("greeter", instructions="Greet.", model="openai:gpt-5.4-mini")
         >>> agent.route.models[0].name
         'openai:gpt-5.4-mini'

@@ -6,6 +6,7 @@ it. Reading starts at `Engine.start`; `_lane` runs the tools.
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,6 +25,9 @@ __all__ = ["Engine", "Report", "Run", "SessionInfo", "run", "run_sync"]
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
+
+SESSIONS_PAGE_MAX = 1000
+"""Sessions that one call of `Engine.sessions` lists at most."""
 
 Status = Literal["open", "finished", "failed", "cancelled"]
 """How a session's last turn stands."""
@@ -126,7 +130,18 @@ class Run(Generic[T_co]):
         if report.status == "cancelled":
             reason = report.text or "no reason given"
             raise from_failure(
-                "cancelled", f"session {self.session} was cancelled: {reason}", None, False,
+                "cancelled",
+                f"session {self.session} was cancelled: {reason}",
+                None,
+                retryable=False,
+                session=self.session,
+            )
+        if report.status == "open":
+            raise from_failure(
+                "session_not_open",
+                f"session {self.session} stopped before its turn ended",
+                f"its log is kept: `mainspring resume {self.session}` goes on",
+                retryable=False,
                 session=self.session,
             )
         return decode_output(self._agent.output if output is None else output, report.text or "")
@@ -186,9 +201,13 @@ class Engine:
         JournalError: The store cannot be opened; the message says why.
 
     Example:
-        async with Engine("sqlite:///mainspring.db") as engine:
-            run = await engine.start(agent, "refund order 7")
-            print(await run.result())
+        >>> import asyncio
+        >>> from mainspring import Engine
+        >>> async def count() -> int:
+        ...     async with Engine("memory:") as engine:
+        ...         return len(await engine.sessions())
+        >>> asyncio.run(count())
+        0
     """
 
     def __init__(
@@ -205,13 +224,14 @@ class Engine:
         self.store = store
         self.resumed: list[Run[Any]] = []
         self._agents = tuple(agents)
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "durability": durability,
             "threads_max": threads_max,
             "sessions_max": sessions_max,
             "shard_count": shard_count,
         }
         self._open: tuple[NativeEngine, Lane] | None = None
+        self._process = 0
         self._registered: dict[int, tuple[Agent[Any], asyncio.Future[int]]] = {}
 
     async def __aenter__(self) -> Self:
@@ -223,6 +243,7 @@ class Engine:
         except RuntimeError as error:
             raise public_error(error) from None
         self._open = (native, Lane(native, asyncio.get_running_loop()))
+        self._process = os.getpid()
         try:
             await self._resume_all()
         except BaseException:
@@ -245,11 +266,14 @@ class Engine:
         Raises:
             JournalError: The store could not be closed cleanly; nothing durable is lost by that.
         """
-        if self._open is None:
+        if self._open is None or self._process != os.getpid():
+            # A forked child shares the descriptors of the engine and of the event loop: whatever
+            # it did to them, it would do to its parent.
             return
         native, lane = self._open
         self._open = None
         self._registered.clear()
+        lane.begin_close()
         try:
             await asyncio.get_running_loop().run_in_executor(None, native.close)
         except RuntimeError as error:
@@ -290,7 +314,11 @@ class Engine:
         return Run(lane, native, agent, opened)
 
     async def resume(
-        self, session: str, agent: Agent[T], *, on_change: Literal["continue", "refuse"] = "continue"
+        self,
+        session: str,
+        agent: Agent[T],
+        *,
+        on_change: Literal["continue", "refuse"] = "continue",
     ) -> Run[T]:
         """Continues a turn whose process is gone.
 
@@ -319,10 +347,12 @@ class Engine:
 
         Args:
             status: Only those whose last turn stands so.
-            limit: At most so many.
+            limit: At most so many, 1 to 1,000.
             before: Only those created before this session: the last one of the page before.
         """
         native, lane = self._opened()
+        if not 1 <= limit <= SESSIONS_PAGE_MAX:
+            raise ValueError(f"limit is {limit}, must be 1 to {SESSIONS_PAGE_MAX}")
         heads = await lane.ask(native.sessions, status, limit, before)
         return [SessionInfo(*head) for head in heads]
 
@@ -344,7 +374,10 @@ class Engine:
     def _opened(self) -> tuple[NativeEngine, Lane]:
         if self._open is None:
             raise from_failure(
-                "engine_closed", "the engine is not open", "use it in `async with Engine(...)`", False
+                "engine_closed",
+                "the engine is not open",
+                "use it in `async with Engine(...)`",
+                retryable=False,
             )
         return self._open
 

@@ -54,6 +54,7 @@ class Mcp:
         AgentError: `agent_invalid`, when a value is outside of what is allowed.
 
     Example:
+        >>> from mainspring import Mcp
         >>> Mcp("uvx mcp-server-git", tools=["git_log"])
         Mcp(['uvx', 'mcp-server-git'], name='mcp-server-git', tools=['git_log'])
     """

@@ -49,6 +49,7 @@ class Model:
         AgentError: `agent_invalid`, when a value is outside of what is allowed.
 
     Example:
+        >>> from mainspring import Model
         >>> Model("openai:gpt-5.4-mini").spec()["base_url"]
         'https://api.openai.com/v1'
     """

@@ -190,6 +190,7 @@ def tool(
         TypeError: When `fn` is no function.
 
     Example:
+        >>> from mainspring import tool
         >>> @tool(effect="read")
         ... def add(a: int, b: int = 1) -> int:
         ...     "Add two numbers."

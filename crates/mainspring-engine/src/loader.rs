@@ -113,6 +113,9 @@ pub(crate) fn open_heads(journal: &dyn Journal) -> Result<Vec<SessionHead>, Jour
 
 /// The error for an id the journal does not hold.
 pub(crate) fn not_found(session: &SessionId) -> Failure {
-    Failure::new(ErrorCode::SESSION_NOT_FOUND, format!("session {session} is not in this journal"))
-        .with_hint("`mainspring sessions` lists the ones that are")
+    Failure::new(
+        ErrorCode::SESSION_NOT_FOUND,
+        format!("session \"{session}\" is not in the journal"),
+    )
+    .with_hint("`mainspring sessions` lists the ones that are")
 }

@@ -46,7 +46,7 @@ impl SessionReport {
             outcome,
             usage: state.usage,
             cost_usd: state.cost_usd,
-            steps: state.steps,
+            steps: state.turn_steps(),
         }
     }
 }

@@ -163,13 +163,15 @@ impl Shard {
     ) {
         let agent = request.agent;
         if !state.is_open() {
-            let message = format!("session {id} has no turn to continue: its last one has ended");
+            let message =
+                format!("session \"{id}\" has no turn to continue: its last one has ended");
             return reply(Err(Failure::new(ErrorCode::SESSION_NOT_OPEN, message)
                 .with_hint(format!("`mainspring show {id}` shows it"))));
         }
         let changed = state.fingerprint.as_ref() != Some(&agent.fingerprint);
         if changed && request.on_change == OnChange::Refuse {
-            let message = format!("agent {:?} is not the one session {id} runs", agent.spec.name);
+            let message =
+                format!("agent {:?} is not the one session \"{id}\" runs", agent.spec.name);
             return reply(Err(Failure::new(ErrorCode::AGENT_CHANGED, message)
                 .with_hint("resume it with the agent as it was, or allow the change")));
         }
@@ -233,10 +235,10 @@ fn check_size(request: &StartRequest) -> Result<(), Failure> {
 }
 
 fn busy(id: &SessionId) -> Failure {
-    Failure::new(ErrorCode::SESSION_BUSY, format!("session {id} is running a turn"))
+    Failure::new(ErrorCode::SESSION_BUSY, format!("session \"{id}\" is running a turn"))
         .with_hint("wait for its end, or use another session")
 }
 
 fn not_running(id: &SessionId) -> Failure {
-    Failure::new(ErrorCode::SESSION_NOT_OPEN, format!("session {id} is not running here"))
+    Failure::new(ErrorCode::SESSION_NOT_OPEN, format!("session \"{id}\" is not running here"))
 }

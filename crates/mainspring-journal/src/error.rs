@@ -60,7 +60,10 @@ impl JournalError {
 
     pub(crate) fn not_found(session: &SessionId) -> Self {
         let message = format!("session \"{session}\" is not in the journal");
-        Self::new(Failure::new(ErrorCode::SESSION_NOT_FOUND, message))
+        Self::new(
+            Failure::new(ErrorCode::SESSION_NOT_FOUND, message)
+                .with_hint("`mainspring sessions` lists the ones that are"),
+        )
     }
 
     pub(crate) fn wrong_epoch(session: &SessionId, seen: Epoch, allowed: Epoch) -> Self {

@@ -3,6 +3,8 @@
 //! `cargo run --release -p mainspring-models --example call_cost -- http://127.0.0.1:PORT/v1 [CALLS]`
 //! prints one line of JSON for each way: this crate with and without streaming, and hyper's own
 //! client with the same bodies as the floor beneath it. All calls run on one thread, 64 at a time.
+//! `--parked N` in place of CALLS holds N calls open at a server that does not answer and prints the
+//! memory of each: proportional set size, after a first eighth of them as warm-up.
 
 use std::sync::Arc;
 
@@ -34,7 +36,7 @@ fn codec(base_url: &str, stream: bool) -> ChatCodec {
     ChatCodec::new(&agent, model, stream).expect("the spec is valid")
 }
 
-async fn ours(base_url: &str, stream: bool, calls: u64) {
+fn client_and_request(base_url: &str, stream: bool) -> (ModelClient, ModelRequest) {
     let client = ModelClient::new(TransportLimits::default()).expect("limits are valid");
     let endpoint = Endpoint::new(base_url, Some("key"), &[]).expect("the address is valid");
     let codec = Arc::new(codec(base_url, stream));
@@ -49,6 +51,11 @@ async fn ours(base_url: &str, stream: bool, calls: u64) {
         first_token_ms_max: 120_000,
         total_ms_max: 600_000,
     };
+    (client, request)
+}
+
+async fn ours(base_url: &str, stream: bool, calls: u64) {
+    let (client, request) = client_and_request(base_url, stream);
     let name = if stream { "mainspring-models, streaming" } else { "mainspring-models" };
     measure(name, calls, move || {
         let (client, request) = (client.clone(), request.clone());
@@ -83,6 +90,47 @@ async fn floor(base_url: &str, calls: u64) {
         }
     })
     .await;
+}
+
+/// Proportional set size of this process in bytes.
+fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").expect("Linux has smaps_rollup");
+    let line = text.lines().find(|line| line.starts_with("Pss:")).expect("the line is there");
+    let kib = line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+    kib.expect("the line holds a number") * 1024
+}
+
+/// Calls that the server has not answered yet.
+async fn parked(base_url: &str, calls: u64) {
+    let (client, request) = client_and_request(base_url, false);
+    let open = |count: u64| {
+        let (client, request) = (client.clone(), request.clone());
+        async move {
+            for _ in 0..count {
+                let (client, request) = (client.clone(), request.clone());
+                tokio::task::spawn_local(async move {
+                    client.call(request, &mut |_| {}).await.expect("the server answers");
+                });
+                // A few at a time, so that the server's queue of connections does not overflow.
+                for _ in 0..4 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        }
+    };
+    open(calls / 8).await;
+    let before = memory_bytes();
+    open(calls).await;
+    let grown = memory_bytes().saturating_sub(before);
+    let future_bytes = size_of_val(&client.call(request.clone(), &mut |_| {}));
+    let line = serde_json::json!({
+        "way": "mainspring-models, parked",
+        "calls": calls,
+        "bytes_per_call": grown / calls,
+        "future_bytes": future_bytes,
+    });
+    println!("{line}");
 }
 
 async fn measure<F: Future<Output = ()> + 'static>(
@@ -122,15 +170,23 @@ async fn measure<F: Future<Output = ()> + 'static>(
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let Some(base_url) = arguments.next() else {
-        eprintln!("usage: call_cost BASE_URL [CALLS]");
+        eprintln!("usage: call_cost BASE_URL [CALLS | --parked CALLS]");
         std::process::exit(2);
     };
-    let calls = arguments.next().and_then(|calls| calls.parse().ok()).unwrap_or(64_000);
+    let mut next = arguments.next();
+    let is_parked = next.as_deref() == Some("--parked");
+    if is_parked {
+        next = arguments.next();
+    }
+    let calls = next.and_then(|calls| calls.parse().ok()).unwrap_or(64_000);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime can be made");
     tokio::task::LocalSet::new().block_on(&runtime, async {
+        if is_parked {
+            return parked(&base_url, calls).await;
+        }
         floor(&base_url, calls).await;
         ours(&base_url, false, calls).await;
         ours(&base_url, true, calls).await;

@@ -13,14 +13,15 @@ use mainspring_session::{Answer, ErrorCode, Failure, FinishReason, Problem, Timi
 use mainspring_wire::{
     CallIds, ChatCodec, Decoded, Delta, HttpFailure, RetryHeaders, classify_error,
 };
+use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, Response};
 use tokio::time::Sleep;
 
 use crate::endpoint::Endpoint;
 use crate::failure;
 use crate::limits::TransportLimits;
 use crate::pool::Pools;
+use crate::transport::{Reply, TransportError};
 
 /// How long the end of a response may take after the end of its answer.
 const READ_END_MAX: Duration = Duration::from_secs(1);
@@ -139,9 +140,10 @@ impl Call<'_> {
         on_delta: &mut dyn FnMut(Delta<'_>),
     ) -> Result<ModelReply, HttpFailure> {
         let response = self.send(pools).await?;
-        let status = response.status().as_u16();
+        let status = response.status();
+        // What few calls need, or only late, is boxed: waiting calls are many.
         if status != 200 {
-            return Err(self.refused(response, status).await);
+            return Err(Box::pin(self.refused(response, status)).await);
         }
         let kind = response.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let contains = |word: &[u8]| kind.windows(word.len()).any(|part| part == word);
@@ -149,7 +151,7 @@ impl Call<'_> {
         let is_stream = contains(b"event-stream")
             || (self.request.codec.streams() && !contains(b"application/json"));
         if is_stream {
-            return self.read_stream(response, on_delta).await;
+            return Box::pin(self.read_stream(response, on_delta)).await;
         }
         self.answer_began();
         let body_bytes_max = self.limits.body_bytes_max;
@@ -161,20 +163,28 @@ impl Call<'_> {
         Ok(self.reply(decoded, None))
     }
 
-    async fn send(&mut self, pools: &Pools) -> Result<Response, HttpFailure> {
+    async fn send(&mut self, pools: &Pools) -> Result<Reply, HttpFailure> {
         let request = self.request;
-        let client = pools.client(&request.endpoint, request.connect_ms_max)?;
-        let mut message = reqwest::Request::new(Method::POST, request.endpoint.url.clone());
-        *message.headers_mut() = request.endpoint.headers.clone();
-        message.headers_mut().insert(CONTENT_TYPE, JSON);
-        *message.body_mut() = Some(request.body.clone().into());
-        let sent = self.before_deadline(Phase::FirstToken, client.execute(message)).await?;
+        let sent = if let Some(direct) = pools.direct(&request.endpoint) {
+            let sending = direct.send(&request.endpoint, &request.body, request.connect_ms_max);
+            let sent = self.before_deadline(Phase::FirstToken, sending).await?;
+            sent.map(|exchange| Reply::Direct(Box::new(exchange)))
+        } else {
+            let client = pools.client(&request.endpoint, request.connect_ms_max)?;
+            let mut message = reqwest::Request::new(Method::POST, request.endpoint.url.clone());
+            *message.headers_mut() = request.endpoint.headers.clone();
+            message.headers_mut().insert(CONTENT_TYPE, JSON);
+            *message.body_mut() = Some(request.body.clone().into());
+            let sending = Box::pin(client.execute(message));
+            let sent = self.before_deadline(Phase::FirstToken, sending).await?;
+            sent.map(|response| Reply::Client(Box::new(response))).map_err(TransportError::Client)
+        };
         sent.map_err(|error| failure::of_transport(request, &error).into())
     }
 
     async fn read_stream(
         &mut self,
-        mut response: Response,
+        mut response: Reply,
         on_delta: &mut dyn FnMut(Delta<'_>),
     ) -> Result<ModelReply, HttpFailure> {
         let request = self.request;
@@ -208,7 +218,7 @@ impl Call<'_> {
     /// case, is not copied.
     async fn read_body(
         &mut self,
-        mut response: Response,
+        mut response: Reply,
         bytes_max: usize,
         phase: Phase,
     ) -> Result<(Bytes, bool), Failure> {
@@ -235,7 +245,7 @@ impl Call<'_> {
         Ok((if joined.is_empty() { whole } else { joined.freeze() }, true))
     }
 
-    async fn refused(&mut self, response: Response, status: u16) -> HttpFailure {
+    async fn refused(&mut self, response: Reply, status: u16) -> HttpFailure {
         let headers = response.headers().clone();
         let bytes_max = self.limits.error_body_bytes_max;
         // The status says enough where the body does not arrive.
@@ -276,13 +286,13 @@ impl Call<'_> {
         let (what, ms_max, name) = match phase {
             Phase::FirstToken if first_token_ms_max < total_ms_max => {
                 let what = if streams { "sent no first token" } else { "sent no answer" };
-                (what, first_token_ms_max, "first_token_ms_max")
+                (what, first_token_ms_max, "first_token_s")
             }
-            _ => ("did not finish its answer", total_ms_max, "total_ms_max"),
+            _ => ("did not finish its answer", total_ms_max, "total_s"),
         };
         let limit = failure::seconds(ms_max);
         Failure::new(ErrorCode::MODEL_TIMEOUT, format!("{server} {what} within {limit}"))
-            .with_hint(format!("raise {name}, or check how busy the server is"))
+            .with_hint(format!("raise the model's {name}, or check how busy the server is"))
     }
 
     fn too_long(&self, bytes_max: usize) -> Failure {
@@ -302,7 +312,7 @@ impl Call<'_> {
 
 /// Reads past the end of an answer, without keeping the caller waiting: only a connection whose
 /// response was read to its end can be used again.
-async fn read_end(mut response: Response) {
+async fn read_end(mut response: Reply) {
     {
         let end = pin!(response.chunk());
         if !matches!(first_of(end, pin!(std::future::ready(()))).await, None | Some(Ok(Some(_)))) {

@@ -5,10 +5,18 @@
 
 use std::fmt;
 
+use hyper::Uri;
 use mainspring_session::{ErrorCode, Failure};
 use reqwest::Url;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use url::Position;
 
+/// Bytes of the shortest key that is taken out of messages: a shorter one, as local servers take,
+/// is no secret and would be found inside of words.
+const SECRET_BYTES_MIN: usize = 8;
+
+/// How we name ourselves to servers.
+pub(crate) const USER_AGENT: &str = concat!("mainspring/", env!("CARGO_PKG_VERSION"));
 /// The path of the call, below the address where the API begins.
 const CALL_PATH: &str = "chat/completions";
 /// Headers that belong to the transport.
@@ -26,7 +34,11 @@ const OWN_HEADERS: [&str; 7] = [
 #[derive(Clone)]
 pub struct Endpoint {
     pub(crate) url: Url,
+    /// Scheme, host and port.
+    pub(crate) origin: Uri,
     pub(crate) headers: HeaderMap,
+    /// A request's head up to the value of its last header, the length of the body.
+    head: Vec<u8>,
     pub(crate) host: String,
     pub(crate) is_loopback: bool,
     key: Option<String>,
@@ -83,7 +95,17 @@ impl Endpoint {
             Some(url::Host::Ipv6(address)) => address.is_loopback(),
             None => false,
         };
-        Ok(Self { url, headers, host, is_loopback, key: key.map(str::to_owned) })
+        let origin = format!("{}://{host}", url.scheme());
+        let origin = Uri::try_from(origin)
+            .map_err(|_| bad_url(base_url, "has a host that HTTP does not allow"))?;
+        let head = head(&url, &host, &headers);
+        Ok(Self { url, origin, headers, head, host, is_loopback, key: key.map(str::to_owned) })
+    }
+
+    /// The head of a request over HTTP/1.1, to its empty line.
+    pub(crate) fn request_head(&self, body_bytes: usize) -> Vec<u8> {
+        let length = body_bytes.to_string();
+        [&self.head[..], length.as_bytes(), b"\r\n\r\n"].concat()
     }
 
     /// Host and port, as messages name the server.
@@ -100,7 +122,7 @@ impl Endpoint {
 
     /// The failure without the key, should a server have repeated it.
     pub(crate) fn without_key(&self, mut failure: Failure) -> Failure {
-        if let Some(key) = &self.key
+        if let Some(key) = self.key.as_ref().filter(|key| key.len() >= SECRET_BYTES_MIN)
             && failure.message.contains(key.as_str())
         {
             failure.message = failure.message.replace(key.as_str(), "[redacted]");
@@ -113,6 +135,26 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Endpoint({}://{}{})", self.url.scheme(), self.host, self.url.path())
     }
+}
+
+fn head(url: &Url, host: &str, headers: &HeaderMap) -> Vec<u8> {
+    let target = &url[Position::BeforePath..Position::AfterQuery];
+    let mut head = format!(
+        "POST {target} HTTP/1.1\r\nhost: {host}\r\nuser-agent: {USER_AGENT}\r\n\
+         content-type: application/json\r\n"
+    )
+    .into_bytes();
+    for (name, value) in headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    if !headers.contains_key(ACCEPT) {
+        head.extend_from_slice(b"accept: */*\r\n");
+    }
+    head.extend_from_slice(b"content-length: ");
+    head
 }
 
 fn sensitive(value: &str) -> Option<HeaderValue> {

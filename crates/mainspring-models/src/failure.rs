@@ -7,15 +7,17 @@ use mainspring_session::{ErrorCode, Failure};
 
 use crate::client::ModelRequest;
 use crate::endpoint::Endpoint;
+use crate::transport::TransportError;
 
-/// The causes of an error, outermost first; addresses are left out, as they may hold a key.
-pub(crate) fn causes(error: &reqwest::Error) -> String {
+/// The causes from the outermost on.
+pub(crate) fn causes(outermost: Option<&(dyn Error + 'static)>) -> String {
     let mut texts: Vec<String> = Vec::new();
-    let mut source = error.source();
+    let mut source = outermost;
     while let Some(cause) = source {
         let text = cause.to_string();
-        // Many layers repeat the message of the layer below.
-        if texts.last().is_none_or(|last| !last.contains(&text)) {
+        // Many layers repeat the message of the layer below, or only name themselves.
+        let is_news = texts.last().is_none_or(|last| !last.contains(&text));
+        if is_news && !text.starts_with("client error (") {
             texts.push(text);
         }
         source = cause.source();
@@ -23,8 +25,8 @@ pub(crate) fn causes(error: &reqwest::Error) -> String {
     if texts.is_empty() { "no further reason is known".to_owned() } else { texts.join(": ") }
 }
 
-/// The failure behind an error of the HTTP client.
-pub(crate) fn of_transport(request: &ModelRequest, error: &reqwest::Error) -> Failure {
+/// The failure behind an error of either way.
+pub(crate) fn of_transport(request: &ModelRequest, error: &TransportError) -> Failure {
     let server = request.server();
     if error.is_connect() {
         return of_connect(request, error);
@@ -34,25 +36,28 @@ pub(crate) fn of_transport(request: &ModelRequest, error: &reqwest::Error) -> Fa
     if !is_cut && (error.is_decode() || has_cause(error, hyper::Error::is_parse)) {
         return Failure::new(
             ErrorCode::MODEL_BAD_RESPONSE,
-            format!("{server} answered with something that is not HTTP: {}", causes(error)),
+            format!("{server} answered with something that is not HTTP: {}", causes(error.cause())),
         )
         .with_hint("check that base_url is the API of an OpenAI-compatible server");
     }
     Failure::new(
         ErrorCode::MODEL_INTERRUPTED,
-        format!("connection to {server} ended before the answer was complete: {}", causes(error)),
+        format!(
+            "connection to {server} ended before the answer was complete: {}",
+            causes(error.cause())
+        ),
     )
 }
 
-fn of_connect(request: &ModelRequest, error: &reqwest::Error) -> Failure {
+fn of_connect(request: &ModelRequest, error: &TransportError) -> Failure {
     let server = request.server();
     if error.is_timeout() {
         let limit = seconds(request.connect_ms_max);
         let message = format!("no connection to {server} within {limit}");
         return Failure::new(ErrorCode::MODEL_CONNECT, message)
-            .with_hint("check the address and the network, or raise connect_ms_max");
+            .with_hint("check the address and the network, or raise the model's connect_s");
     }
-    let why = causes(error);
+    let why = causes(error.cause());
     let hint = if has_cause(error, |_: &rustls::Error| true) {
         "check that the server's certificate is trusted here; SSL_CERT_FILE names further ones"
     } else {
@@ -77,16 +82,19 @@ pub(crate) fn seconds(ms: u64) -> String {
     format!("{} s", ms as f64 / 1000.0)
 }
 
-fn has_cause<E: Error + 'static>(error: &reqwest::Error, accepts: impl Fn(&E) -> bool) -> bool {
-    let mut source = error.source();
+fn has_cause<E: Error + 'static>(error: &TransportError, accepts: impl Fn(&E) -> bool) -> bool {
+    let mut source = error.cause();
     while let Some(cause) = source {
         if cause.downcast_ref::<E>().is_some_and(&accepts) {
             return true;
         }
-        // An I/O error hides the error inside it from the chain.
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if inner.and_then(|inner| inner.downcast_ref::<E>()).is_some_and(&accepts) {
-            return true;
+        // An I/O error hides the error inside it from the chain, even one that hides another.
+        let mut outer = cause.downcast_ref::<io::Error>();
+        while let Some(inner) = outer.and_then(io::Error::get_ref) {
+            if inner.downcast_ref::<E>().is_some_and(&accepts) {
+                return true;
+            }
+            outer = inner.downcast_ref::<io::Error>();
         }
         source = cause.source();
     }

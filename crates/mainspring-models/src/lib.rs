@@ -5,10 +5,13 @@
 //! message and no `Debug` output holds a key. Reading starts at `client.rs`.
 
 mod client;
+mod direct;
 mod endpoint;
+mod exchange;
 mod failure;
 mod limits;
 mod pool;
+mod transport;
 
 pub use client::{ModelClient, ModelReply, ModelRequest};
 pub use endpoint::Endpoint;

@@ -1,22 +1,26 @@
-//! The HTTP clients behind a [`ModelClient`](crate::ModelClient), made when first needed.
+//! The ways to a server behind a [`ModelClient`](crate::ModelClient).
 //!
-//! Loopback servers are called directly, without proxies, certificates and compression; all others
-//! through the system's proxies, checked against the system's trust store. A connect deadline
-//! belongs to a set of connections, so each deadline has a client of its own.
+//! Plain HTTP goes direct, to a loopback server always and to another one where no proxy is named.
+//! All the rest is reqwest's, in clients made when first needed: TLS, checked against the system's
+//! trust store, and proxies. There a connect deadline belongs to a set of connections, so each
+//! deadline has a client of its own. A loopback server is never called through a proxy.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mainspring_session::{ErrorCode, Failure};
 use reqwest::redirect::Policy;
 
-use crate::endpoint::Endpoint;
+use crate::direct::Direct;
+use crate::endpoint::{Endpoint, USER_AGENT};
 use crate::limits::TransportLimits;
 
-const USER_AGENT: &str = concat!("mainspring/", env!("CARGO_PKG_VERSION"));
+/// Variables that name a proxy for plain HTTP.
+const PROXY_VARIABLES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 /// Seconds between probes of a silent connection, so that a dead one is found while it waits.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Way {
@@ -25,10 +29,12 @@ struct Way {
     connect_ms_max: u64,
 }
 
-/// Clients by the way they connect.
+/// The direct way, and clients by the way they connect.
 #[derive(Debug)]
 pub(crate) struct Pools {
     limits: TransportLimits,
+    direct: Arc<Direct>,
+    has_proxy: bool,
     clients: Mutex<HashMap<Way, reqwest::Client>>,
 }
 
@@ -36,7 +42,19 @@ impl Pools {
     pub(crate) fn new(limits: TransportLimits) -> Self {
         // The first provider of a process stays; an older one serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { limits, clients: Mutex::new(HashMap::new()) }
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        Self {
+            limits,
+            direct: Arc::new(Direct::new(limits)),
+            has_proxy: PROXY_VARIABLES.into_iter().any(is_set),
+            clients: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The direct way to an endpoint, if that is the way to go.
+    pub(crate) fn direct(&self, endpoint: &Endpoint) -> Option<&Arc<Direct>> {
+        let is_plain = endpoint.url.scheme() == "http";
+        (is_plain && (endpoint.is_loopback || !self.has_proxy)).then_some(&self.direct)
     }
 
     /// The client for an endpoint.
@@ -94,7 +112,7 @@ fn build(
     built.map_err(|error| {
         Failure::new(
             ErrorCode::MODEL_CONNECT,
-            format!("cannot set up TLS to reach {}: {}", endpoint.host(), crate::failure::causes(&error)),
+            format!("cannot set up TLS to reach {}: {}", endpoint.host(), crate::failure::causes(error.source())),
         )
         .with_hint("install the system's certificates (Debian: ca-certificates), or name a bundle in SSL_CERT_FILE")
     })

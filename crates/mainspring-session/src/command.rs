@@ -1,6 +1,6 @@
 //! What the engine must do once events are durable.
 
-use crate::event::{Event, ModelCallStarted, ToolCallStarted};
+use crate::event::{Event, ModelCallFinished, ModelCallStarted, ToolCallStarted};
 use crate::ids::CallIndex;
 use crate::state::{ActiveModelCall, CallStatus, Phase, State};
 
@@ -36,9 +36,7 @@ pub fn commands(state: &State, events: &[Event]) -> Vec<Command> {
     for event in events {
         match event {
             Event::ModelCallStarted(started) => commands.extend(call_model(state, started)),
-            Event::ModelCallFinished(finished) if finished.verify => {
-                commands.push(Command::Verify);
-            }
+            Event::ModelCallFinished(finished) => commands.extend(verify(state, finished)),
             Event::ToolCallStarted(started) => commands.extend(call_tool(state, started)),
             Event::ModelCallFailed(failed) => commands.extend(wait(failed.retry_at_us)),
             Event::ToolCallFailed(failed) => commands.extend(wait(failed.retry_at_us)),
@@ -70,6 +68,12 @@ fn call_tool(state: &State, started: &ToolCallStarted) -> Option<Command> {
     let current = state.call(started.call)?;
     let running = current.status == CallStatus::Running && current.attempt == started.attempt;
     running.then_some(Command::CallTool { call: started.call, attempt: started.attempt })
+}
+
+/// The question, unless a later event of the same append has already settled it.
+fn verify(state: &State, finished: &ModelCallFinished) -> Option<Command> {
+    let awaited = matches!(&state.phase, Phase::Judging(pending) if pending.verify);
+    (finished.verify && awaited && finished.step + 1 == state.steps).then_some(Command::Verify)
 }
 
 fn wait(until_us: Option<i64>) -> Option<Command> {

@@ -209,7 +209,10 @@ fn respond(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Even
             let retry_at_us = model_retry_at(&spec.limits, attempt, &error, retry_after_ms, now);
             vec![Event::ModelCallFailed(ModelCallFailed { step, attempt, error, retry_at_us })]
         }
-        Fact::Verified { rejection } => vec![verified(state, spec, rejection)],
+        Fact::Verified { rejection } => match &state.phase {
+            Phase::Judging(pending) if pending.verify => vec![verified(state, spec, rejection)],
+            _ => Vec::new(),
+        },
         Fact::ToolReturned { call, attempt, text, duration_us } => {
             let text = cut(text, spec.limits.tool_result_bytes_max);
             if !running(state, call, attempt) {
@@ -218,7 +221,9 @@ fn respond(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Even
             }
             vec![Event::ToolCallFinished(ToolCallFinished { call, text, duration_us })]
         }
-        Fact::ToolFailed { call, attempt, error } => {
+        Fact::ToolFailed { call, attempt, mut error } => {
+            error.message = cut(error.message, spec.limits.tool_result_bytes_max);
+            error.hint = error.hint.map(|hint| cut(hint, spec.limits.tool_result_bytes_max));
             if !running(state, call, attempt) {
                 let late = ToolCallLate { call, attempt, text: None, error: Some(error) };
                 return vec![Event::ToolCallLate(late)];
@@ -227,7 +232,7 @@ fn respond(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Even
             let retry_at_us = tool.and_then(|tool| tool_retry_at(tool, attempt, &error, now));
             vec![Event::ToolCallFailed(ToolCallFailed { call, attempt, error, retry_at_us })]
         }
-        Fact::TimerFired => timer_fired(state, now),
+        Fact::TimerFired => timer_fired(state, spec, now),
         Fact::CancelRequested { reason } => {
             let mut events = vec![Event::CancelRequested { reason: reason.clone() }];
             events.extend(close_calls(state, "the session was cancelled"));
@@ -292,10 +297,10 @@ fn verified(state: &State, spec: &AgentSpec, rejection: Option<String>) -> Event
     }
 }
 
-fn timer_fired(state: &State, now: Moment) -> Vec<Event> {
+fn timer_fired(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event> {
     match &state.phase {
         Phase::Backoff(call, at_us) if *at_us <= now.at_us => {
-            vec![follow::model_call(state, call.step, call.attempt + 1)]
+            vec![follow::model_call(state, spec, call.step, call.attempt + 1)]
         }
         Phase::Acting(calls) => calls
             .iter()

@@ -45,7 +45,7 @@ pub struct InputReceived {
 /// The router chose the model for the steps from here on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteDecided {
-    /// The step it was chosen for, counted from 0 in each turn.
+    /// The step it was chosen for, counted from 0 over the whole session.
     pub step: u32,
     /// Position in the agent's list of models.
     pub tier: u32,
@@ -58,7 +58,7 @@ pub struct RouteDecided {
 /// A model call was about to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelCallStarted {
-    /// The step, counted from 0 in each turn.
+    /// The step, counted from 0 over the whole session.
     pub step: u32,
     /// The attempt at this step, counted from 1.
     pub attempt: u32,

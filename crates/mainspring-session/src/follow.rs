@@ -30,12 +30,14 @@ pub(crate) fn follow(state: &State, spec: &AgentSpec) -> Vec<Event> {
 }
 
 /// The start of a model call with the whole conversation.
-pub(crate) fn model_call(state: &State, step: u32, attempt: u32) -> Event {
+pub(crate) fn model_call(state: &State, spec: &AgentSpec, step: u32, attempt: u32) -> Event {
+    // An agent that was changed while its session was down may have fewer models than before.
+    let last = u32::try_from(spec.models.len()).unwrap_or(u32::MAX).saturating_sub(1);
     let count = u32::try_from(state.messages.len()).unwrap_or(u32::MAX);
     Event::ModelCallStarted(ModelCallStarted {
         step,
         attempt,
-        tier: state.tier,
+        tier: state.tier.min(last),
         messages: vec![(0, count)],
     })
 }
@@ -64,9 +66,11 @@ pub(crate) fn excess_calls(answer: &Answer, allowed: u32) -> impl Iterator<Item 
 pub(crate) fn reject_action(state: &State, spec: &AgentSpec, problems: &[Problem]) -> RejectAction {
     let only_calls = problems.iter().all(|problem| problem.call.is_some());
     let too_many = problems.iter().all(|problem| problem.check == "tool_count");
-    if has_next_tier(state, spec) && !too_many {
+    // An answer that the user's function has to accept must not be run in parts without it.
+    let may_continue = only_calls && !spec.verify;
+    if has_next_tier(state, spec) && !(too_many && may_continue) {
         RejectAction::Escalate
-    } else if only_calls {
+    } else if may_continue {
         RejectAction::Continue
     } else if state.repairs < spec.limits.repairs_max {
         RejectAction::Repair
@@ -100,7 +104,7 @@ fn next_step(state: &State, spec: &AgentSpec) -> Vec<Event> {
     if let Some(reason) = escalation(state, spec) {
         return vec![route(state, spec, state.tier + 1, reason)];
     }
-    vec![model_call(state, state.steps, 1)]
+    vec![model_call(state, spec, state.steps, 1)]
 }
 
 /// Why the next model is due: the last answer was rejected and not taken into the conversation.
@@ -117,8 +121,8 @@ fn route(state: &State, spec: &AgentSpec, tier: u32, reason: String) -> Event {
 fn limit_reached(state: &State, spec: &AgentSpec) -> Option<Vec<Event>> {
     let limits = &spec.limits;
     let tokens = state.turn_usage.total();
-    let (code, limit, value, allowed, what) = if state.steps >= limits.steps_max {
-        let (value, allowed) = (u64::from(state.steps), u64::from(limits.steps_max));
+    let (code, limit, value, allowed, what) = if state.turn_steps() >= limits.steps_max {
+        let (value, allowed) = (u64::from(state.turn_steps()), u64::from(limits.steps_max));
         (ErrorCode::LIMIT_STEPS, "steps_max", value, allowed, "steps")
     } else if tokens >= limits.tokens_max {
         (ErrorCode::LIMIT_TOKENS, "tokens_max", tokens, limits.tokens_max, "tokens")

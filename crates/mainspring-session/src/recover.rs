@@ -24,7 +24,7 @@ pub(crate) fn retaken(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event
                 ),
                 retry_at_us: Some(now.at_us),
             }));
-            events.push(follow::model_call(state, call.step, call.attempt + 1));
+            events.push(follow::model_call(state, spec, call.step, call.attempt + 1));
         }
         Phase::Acting(calls) => {
             let lost = calls.iter().filter(|call| call.status == CallStatus::Running);

@@ -10,7 +10,7 @@ const MODEL_WAIT_MS_MAX: u64 = 30_000;
 const TOOL_BASE_MS: u64 = 100;
 const TOOL_WAIT_MS_MAX: u64 = 10_000;
 /// A server that asks for more patience than this is treated as one that does not come back.
-const RETRY_AFTER_MS_MAX: u64 = 3_600_000;
+const RETRY_AFTER_MS_MAX: u64 = 600_000;
 
 /// When to make the next attempt at a model call, or none if the error stands.
 pub(crate) fn model_retry_at(

@@ -37,7 +37,7 @@ pub enum Outcome {
 /// A model call that is under way or will be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActiveModelCall {
-    /// The step, counted from 0 in each turn.
+    /// The step, counted from 0 over the whole session.
     pub step: u32,
     /// The attempt, counted from 1.
     pub attempt: u32,
@@ -181,8 +181,10 @@ pub struct State {
     pub routed: bool,
     /// Why the next model must be asked, between a rejection and the route that answers it.
     pub escalate: Option<String>,
-    /// Steps begun in this turn.
+    /// Steps begun so far, over all turns.
     pub steps: u32,
+    /// The first step of this turn.
+    pub first_step: u32,
     /// Answers sent back for repair in this turn.
     pub repairs: u32,
     /// Tokens of this turn.
@@ -210,6 +212,12 @@ impl State {
     #[must_use]
     pub fn is_open(&self) -> bool {
         !matches!(self.phase, Phase::Empty | Phase::Ready)
+    }
+
+    /// Steps begun in this turn.
+    #[must_use]
+    pub fn turn_steps(&self) -> u32 {
+        self.steps - self.first_step
     }
 
     /// The text of the last assistant message: the answer, once a turn has finished.
@@ -308,7 +316,7 @@ impl State {
         self.tier = 0;
         self.routed = false;
         self.escalate = None;
-        self.steps = 0;
+        self.first_step = self.steps;
         self.repairs = 0;
         self.turn_usage = Usage::default();
     }

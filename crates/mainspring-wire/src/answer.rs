@@ -3,7 +3,7 @@
 //! Every call of the result has an id of its own within its answer, and a constrained answer that
 //! cannot be read keeps its raw text beside a problem that a model can act on.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use mainspring_session::{Answer, CallIndex, FinishReason, Problem, ToolCall, Usage};
 use serde::Deserialize;
@@ -93,7 +93,7 @@ pub(crate) fn finish(shared: &Shared, draft: Draft, ids: CallIds) -> Decoded {
 
 /// Keeps ids that pair a call with its result without doubt, and makes the others.
 fn name_calls(calls: &mut [ToolCall], ids: CallIds) {
-    let mut taken: HashSet<String> = HashSet::with_capacity(calls.len());
+    let mut taken: BTreeSet<String> = BTreeSet::new();
     for call in &mut *calls {
         if call.arguments.trim().is_empty() {
             call.arguments = "{}".to_owned();

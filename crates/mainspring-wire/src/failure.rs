@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::http_date;
 
-/// Longest wait that a server's `Retry-After` can ask for, in milliseconds: one hour.
-pub const RETRY_AFTER_MS_MAX: u64 = 3_600_000;
+/// Longest wait that a server's `Retry-After` can ask for, in milliseconds: one day.
+pub const RETRY_AFTER_MS_MAX: u64 = 86_400_000;
 /// Characters of a server's own words in a message.
 const DETAIL_CHARS_MAX: usize = 300;
 

@@ -22,7 +22,7 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
     if fields.next() != Some("GMT") || year < 1970 || !in_range {
         return None;
     }
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     // Leap days of the years before this one, since 1970.
     let before = year - 1;
     let leap_days = before / 4 - before / 100 + before / 400 - (1969 / 4 - 1969 / 100 + 1969 / 400);

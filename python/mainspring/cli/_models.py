@@ -35,6 +35,9 @@ from mainspring.local import (
     pull,
 )
 
+SERVE_PORT = 11_435
+"""Where `models serve` listens unless told otherwise, and where `local:NAME` looks."""
+
 app = typer.Typer(
     name="models",
     help="Local open-weight models: pull, list, serve.",
@@ -115,7 +118,7 @@ def serve_command(
     ],
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0: a free one.")
-    ] = 0,
+    ] = SERVE_PORT,
     context_tokens: Annotated[
         int, typer.Option(min=1, help="Prompt and answer of one request together.")
     ] = 4096,

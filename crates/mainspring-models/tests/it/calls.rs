@@ -6,7 +6,7 @@ use crate::server::{STREAM_HEAD, Server, Step, answer, chunk, text_event};
 use crate::{KEY, call, call_with_deltas, client, request};
 
 /// A streamed answer, cut into pieces of `size` bytes, each an HTTP chunk and a write of its own.
-fn streamed(texts: &[&str], size: usize) -> Vec<Vec<u8>> {
+pub fn streamed(texts: &[&str], size: usize) -> Vec<Vec<u8>> {
     let mut body: String = texts.iter().map(|text| text_event(text)).collect();
     body.push_str("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
     body.push_str("data: [DONE]\n\n");
@@ -122,5 +122,5 @@ async fn a_dropped_call_closes_its_connection() {
             }
         }
     }
-    server.client_gone().await;
+    server.connection_gone().await;
 }

@@ -1,10 +1,8 @@
 //! Calls that fail: each with its code, its words and its cure, and never with the key.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use mainspring_models::{ModelClient, TransportLimits};
 use mainspring_session::ErrorCode;
-use mainspring_wire::HttpFailure;
+use mainspring_wire::{HttpFailure, RETRY_AFTER_MS_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::server::{STREAM_HEAD, Server, Step, answer, chunk, response, text_event};
@@ -25,71 +23,58 @@ fn message(failure: &HttpFailure) -> String {
     format!("{before}HOST{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
+const SLOW_DOWN: &str = "model \"m\" at HOST answered with status 429: no: [redacted]\n\
+    hint: lower the concurrency, or ask the provider for a higher rate";
+
+/// Status and headers of a response; the code, the wait and the text of its failure.
+type Refusal = (&'static str, &'static str, ErrorCode, Option<u64>, &'static str);
+
+const REFUSALS: &[Refusal] = &[
+    (
+        "401 No",
+        "",
+        ErrorCode::MODEL_AUTH,
+        None,
+        "model \"m\" at HOST answered with status 401\n\
+      hint: check the API key and that it may use this model",
+    ),
+    (
+        "404 Not Found",
+        "",
+        ErrorCode::MODEL_NOT_FOUND,
+        None,
+        "model \"m\" at HOST answered with status 404: no: [redacted]\n\
+      hint: check the model's name and that base_url ends where the API begins, often in /v1",
+    ),
+    ("429 Slow", "retry-after: 7\r\n", ErrorCode::MODEL_RATE_LIMITED, Some(7_000), SLOW_DOWN),
+    ("429 Slow", "retry-after-ms: 30\r\n", ErrorCode::MODEL_RATE_LIMITED, Some(30), SLOW_DOWN),
+    ("429 Slow", "", ErrorCode::MODEL_RATE_LIMITED, None, SLOW_DOWN),
+    (
+        "500 Oops",
+        "",
+        ErrorCode::MODEL_SERVER_ERROR,
+        None,
+        "model \"m\" at HOST answered with status 500: no: [redacted]",
+    ),
+    (
+        "307 Moved",
+        "location: http://127.0.0.1:1/\r\n",
+        ErrorCode::MODEL_NOT_FOUND,
+        None,
+        "model \"m\" at HOST answered with status 307: no: [redacted]\n\
+      hint: the server redirects: set base_url to the final address",
+    ),
+];
+
 #[tokio::test]
 async fn statuses_become_codes_with_the_wait_that_the_server_asked_for() {
     let told = format!(r#"{{"error":{{"message":"no: {KEY}"}}}}"#);
-    for (status, headers, code, wait, text) in [
-        (
-            "401 Unauthorized",
-            "",
-            ErrorCode::MODEL_AUTH,
-            None,
-            "model \"m\" at HOST answered with status 401\n\
-          hint: check the API key and that it may use this model",
-        ),
-        (
-            "404 Not Found",
-            "",
-            ErrorCode::MODEL_NOT_FOUND,
-            None,
-            "model \"m\" at HOST answered with status 404: no: [redacted]\nhint: check the model's \
-          name and that base_url ends where the API begins, often in /v1",
-        ),
-        (
-            "429 Slow",
-            "retry-after: 7\r\n",
-            ErrorCode::MODEL_RATE_LIMITED,
-            Some(7_000),
-            "model \"m\" at HOST answered with status 429: no: [redacted]\n\
-          hint: lower the concurrency, or ask the provider for a higher rate",
-        ),
-        (
-            "429 Slow",
-            "retry-after-ms: 30\r\nretry-after: 7\r\n",
-            ErrorCode::MODEL_RATE_LIMITED,
-            Some(30),
-            "model \"m\" at HOST answered with status 429: no: [redacted]\n\
-          hint: lower the concurrency, or ask the provider for a higher rate",
-        ),
-        (
-            "429 Slow",
-            "",
-            ErrorCode::MODEL_RATE_LIMITED,
-            None,
-            "model \"m\" at HOST answered with status 429: no: [redacted]\n\
-          hint: lower the concurrency, or ask the provider for a higher rate",
-        ),
-        (
-            "500 Oops",
-            "",
-            ErrorCode::MODEL_SERVER_ERROR,
-            None,
-            "model \"m\" at HOST answered with status 500: no: [redacted]",
-        ),
-        (
-            "307 Moved",
-            "location: http://127.0.0.1:1/\r\n",
-            ErrorCode::MODEL_NOT_FOUND,
-            None,
-            "model \"m\" at HOST answered with status 307: no: [redacted]\n\
-          hint: the server redirects: set base_url to the final address",
-        ),
-    ] {
+    for (status, headers, code, wait, text) in REFUSALS {
         for stream in [false, true] {
-            let failure =
-                failure(Step::Answer(vec![response(status, headers, &told)]), stream).await;
-            assert_eq!((&failure.failure.code, failure.retry_after_ms), (&code, wait));
-            assert_eq!(message(&failure), text);
+            let answer = response(status, headers, &told);
+            let failure = failure(Step::Answer(vec![answer]), stream).await;
+            assert_eq!((&failure.failure.code, &failure.retry_after_ms), (code, wait));
+            assert_eq!(message(&failure), *text);
         }
     }
 }
@@ -97,10 +82,11 @@ async fn statuses_become_codes_with_the_wait_that_the_server_asked_for() {
 #[tokio::test]
 async fn a_date_to_retry_after_is_a_wait_from_now() {
     let past = "retry-after: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
-    let failure = failure(Step::Answer(vec![response("503 Busy", past, "")]), false).await;
+    let failure = self::failure(Step::Answer(vec![response("503 Busy", past, "")]), false).await;
     assert_eq!(failure.retry_after_ms, Some(0));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    assert!(now > Duration::from_secs(784_111_777));
+    let future = "retry-after: Fri, 31 Dec 2100 23:59:59 GMT\r\n";
+    let failure = self::failure(Step::Answer(vec![response("503 Busy", future, "")]), false).await;
+    assert_eq!(failure.retry_after_ms, Some(RETRY_AFTER_MS_MAX));
 }
 
 #[tokio::test]
@@ -157,7 +143,7 @@ async fn a_server_that_hangs_runs_into_the_deadline_that_is_next() {
         assert!(failure.failure.retryable);
         let hint = "or check how busy the server is";
         assert_eq!(message(&failure), format!("model \"m\" at HOST {text}, {hint}"));
-        server.client_gone().await;
+        server.connection_gone().await;
     }
 }
 

@@ -1,8 +1,12 @@
 //! Model calls against a real socket, with a server that also behaves badly.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 mod calls;
+mod connections;
 mod endpoint;
 mod failures;
+mod proxied;
 mod server;
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// What to do with a request.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub enum Step {
     Close(Vec<u8>),
     /// Write, and then do nothing until the client goes away.
     Hang(Vec<u8>),
+    /// Write, keep the connection open, and close it when told to.
+    CloseWhenTold(Vec<u8>, Arc<Notify>),
 }
 
 /// The server, its log, and how many connections it had.
@@ -59,8 +61,8 @@ impl Server {
         self.state.lock().unwrap().connections
     }
 
-    /// Waits until a client has closed a connection that hung.
-    pub async fn client_gone(&mut self) {
+    /// Waits until a connection is closed: by the client, or by the server because it was told to.
+    pub async fn connection_gone(&mut self) {
         self.gone.recv().await.unwrap();
     }
 }
@@ -101,8 +103,16 @@ async fn serve(
                 let _ = tell_gone.send(());
                 return;
             }
+            Step::CloseWhenTold(bytes, told) => {
+                let _ = stream.write_all(&bytes).await;
+                told.notified().await;
+                drop(stream);
+                let _ = tell_gone.send(());
+                return;
+            }
         }
     }
+    let _ = tell_gone.send(());
 }
 
 /// The next request, or none at the end of the connection.

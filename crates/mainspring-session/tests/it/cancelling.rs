@@ -11,18 +11,9 @@ fn running() -> Vec<(&'static str, Session)> {
     let verified = Session::asked(verifying(&["small"]));
     vec![
         ("calling", asked()),
-        (
-            "waiting for a model",
-            asked().after(fact::model_failed(0, 1, fact::server_error())),
-        ),
-        (
-            "judging",
-            verified.after(fact::answered(0, 1, fact::calls(0, &["send"]))),
-        ),
-        (
-            "acting",
-            Session::acting(agent(&["small"]), &["look", "send"]),
-        ),
+        ("waiting for a model", asked().after(fact::model_failed(0, 1, fact::server_error()))),
+        ("judging", verified.after(fact::answered(0, 1, fact::calls(0, &["send"])))),
+        ("acting", Session::acting(agent(&["small"]), &["look", "send"])),
         (
             "acting, one result in",
             Session::acting(agent(&["small"]), &["look", "send"]).after(fact::returned(1, 1, "x")),
@@ -31,10 +22,7 @@ fn running() -> Vec<(&'static str, Session)> {
             "acting, one call waiting",
             Session::acting(agent(&["small"]), &["fetch", "send"]).after(fact::raised(0, 1)),
         ),
-        (
-            "cut before a step",
-            asked().cut_after("input_received"),
-        ),
+        ("cut before a step", asked().cut_after("input_received")),
     ]
 }
 
@@ -87,9 +75,10 @@ fn a_cancelled_session_takes_the_next_input() {
     for (name, mut session) in running() {
         session.tell(fact::cancel());
         let count = u32::try_from(session.state.messages.len()).unwrap() + 1;
+        let step = session.state.steps;
         let events = session.tell(fact::input("again"));
         assert_eq!(events[0], event::input("again"), "{name}");
-        assert_eq!(events[2], event::calling(0, 1, 0, count), "{name}");
+        assert_eq!(events[2], event::calling(step, 1, 0, count), "{name}");
         assert_eq!(session.state.outcome, None, "{name}");
     }
 }
@@ -129,4 +118,14 @@ fn a_cancel_asked_for_with_an_answer_leaves_no_order_to_call() {
     events.extend(session.tell(fact::cancel()));
     let expected = [Command::CancelOutstanding, Command::Finish];
     assert_eq!(commands(&session.state, &events), expected);
+}
+
+#[test]
+fn an_answer_of_an_earlier_turn_is_stale_in_the_next() {
+    let mut session = Session::asked(agent(&["small"]));
+    session.tell(fact::cancel());
+    session.tell(fact::input("again"));
+    assert_eq!(session.tell(fact::answered(0, 1, fact::text("too late"))), []);
+    session.tell(fact::answered(1, 1, fact::text("in time")));
+    assert_eq!(session.state.last_text(), Some("in time"));
 }

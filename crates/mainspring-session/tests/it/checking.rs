@@ -65,10 +65,7 @@ fn each_model_is_asked_once_before_the_last_one_mends_its_answer() {
     assert_eq!(events, expected);
     let expected = [
         Message::user("hi"),
-        Message::Assistant {
-            text: "{{".to_owned(),
-            tool_calls: Vec::new(),
-        },
+        Message::Assistant { text: "{{".to_owned(), tool_calls: Vec::new() },
         Message::user("Your answer was rejected: not JSON. Answer again."),
     ];
     assert_eq!(session.state.messages, expected);
@@ -123,15 +120,10 @@ fn a_rejected_answer_with_tool_calls_goes_back_with_every_call_answered() {
     let events = session.tell(fact::checked(0, 1, answer.clone(), problems));
     assert_eq!(events[2], event::calling(1, 1, 0, 5));
     let expected = [
-        Message::Assistant {
-            text: String::new(),
-            tool_calls: answer.tool_calls,
-        },
+        Message::Assistant { text: String::new(), tool_calls: answer.tool_calls },
         error_result("c0", "look", "not run: the answer was rejected"),
         error_result("c1", "send", "not run: the answer was rejected"),
-        Message::user(
-            "Your answer was rejected: the answer was cut off; not JSON. Answer again.",
-        ),
+        Message::user("Your answer was rejected: the answer was cut off; not JSON. Answer again."),
     ];
     assert_eq!(session.last_messages(4), expected);
     assert_eq!(session.state.tool_call_count, 2, "their positions are used up");
@@ -160,10 +152,7 @@ fn a_rejection_by_the_user_goes_to_the_next_model_and_then_back_for_repair() {
     ];
     assert_eq!(session.tell(fact::rejected("too short")), expected);
     session.tell(fact::answered(1, 1, fact::text("43")));
-    let expected = [
-        event::rejected(1, short(), RejectAction::Repair),
-        event::calling(2, 1, 1, 3),
-    ];
+    let expected = [event::rejected(1, short(), RejectAction::Repair), event::calling(2, 1, 1, 3)];
     assert_eq!(session.tell(fact::rejected("too short")), expected);
     session.tell(fact::answered(2, 1, fact::text("forty-four")));
     let expected = [event::verified(2), event::finished(2)];
@@ -187,10 +176,7 @@ fn tool_calls_that_the_user_rejects_never_run() {
     session.tell(fact::answered(0, 1, fact::calls(0, &["send"])));
     let events = session.tell(fact::rejected("not that"));
     let problem = vec![fact::problem("verify", "not that", None)];
-    let expected = [
-        event::rejected(0, problem, RejectAction::Repair),
-        event::calling(1, 1, 0, 4),
-    ];
+    let expected = [event::rejected(0, problem, RejectAction::Repair), event::calling(1, 1, 0, 4)];
     assert_eq!(events, expected);
     assert!(matches!(session.state.phase, Phase::Calling(_)));
 }

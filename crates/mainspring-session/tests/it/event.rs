@@ -24,11 +24,7 @@ pub(crate) fn session_started() -> Event {
 }
 
 pub(crate) fn input(text: &str) -> Event {
-    Event::InputReceived(InputReceived {
-        content: vec![Part::Text {
-            text: text.to_owned(),
-        }],
-    })
+    Event::InputReceived(InputReceived { content: vec![Part::Text { text: text.to_owned() }] })
 }
 
 pub(crate) fn route(step: u32, tier: u32, model: &str, reason: &str) -> Event {
@@ -42,12 +38,7 @@ pub(crate) fn route(step: u32, tier: u32, model: &str, reason: &str) -> Event {
 
 /// A model call that sends the first `count` messages.
 pub(crate) fn calling(step: u32, attempt: u32, tier: u32, count: u32) -> Event {
-    Event::ModelCallStarted(ModelCallStarted {
-        step,
-        attempt,
-        tier,
-        messages: vec![(0, count)],
-    })
+    Event::ModelCallStarted(ModelCallStarted { step, attempt, tier, messages: vec![(0, count)] })
 }
 
 pub(crate) fn answered(step: u32, attempt: u32, answer: Answer) -> Event {
@@ -71,10 +62,9 @@ pub(crate) fn checked(step: u32, attempt: u32, answer: Answer, problems: Vec<Pro
 /// An answer that the user's function is asked about.
 pub(crate) fn unverified(step: u32, attempt: u32, answer: Answer) -> Event {
     match answered(step, attempt, answer) {
-        Event::ModelCallFinished(finished) => Event::ModelCallFinished(ModelCallFinished {
-            verify: true,
-            ..finished
-        }),
+        Event::ModelCallFinished(finished) => {
+            Event::ModelCallFinished(ModelCallFinished { verify: true, ..finished })
+        }
         other => other,
     }
 }
@@ -85,12 +75,7 @@ pub(crate) fn model_failed(
     error: Failure,
     retry_at_us: Option<i64>,
 ) -> Event {
-    Event::ModelCallFailed(ModelCallFailed {
-        step,
-        attempt,
-        error,
-        retry_at_us,
-    })
+    Event::ModelCallFailed(ModelCallFailed { step, attempt, error, retry_at_us })
 }
 
 pub(crate) fn verified(step: u32) -> Event {
@@ -98,11 +83,7 @@ pub(crate) fn verified(step: u32) -> Event {
 }
 
 pub(crate) fn rejected(step: u32, problems: Vec<Problem>, action: RejectAction) -> Event {
-    Event::AnswerRejected(AnswerRejected {
-        step,
-        problems,
-        action,
-    })
+    Event::AnswerRejected(AnswerRejected { step, problems, action })
 }
 
 pub(crate) fn tool_started(call: u64, attempt: u32, name: &str) -> Event {
@@ -128,23 +109,13 @@ pub(crate) fn tool_failed(
     error: Failure,
     retry_at_us: Option<i64>,
 ) -> Event {
-    Event::ToolCallFailed(ToolCallFailed {
-        call: CallIndex(call),
-        attempt,
-        error,
-        retry_at_us,
-    })
+    Event::ToolCallFailed(ToolCallFailed { call: CallIndex(call), attempt, error, retry_at_us })
 }
 
 /// A call that was given up because its turn ended.
 pub(crate) fn tool_stopped(call: u64, attempt: u32, name: &str, why: &str) -> Event {
     let message = format!("tool {name:?} was stopped: {why}");
-    tool_failed(
-        call,
-        attempt,
-        Failure::new(ErrorCode::CANCELLED, message),
-        None,
-    )
+    tool_failed(call, attempt, Failure::new(ErrorCode::CANCELLED, message), None)
 }
 
 /// A call that was lost with its process and may not be repeated.
@@ -180,23 +151,15 @@ pub(crate) fn late_error(call: u64, attempt: u32, error: Failure) -> Event {
 }
 
 pub(crate) fn cancel_requested() -> Event {
-    Event::CancelRequested {
-        reason: "enough".to_owned(),
-    }
+    Event::CancelRequested { reason: "enough".to_owned() }
 }
 
 pub(crate) fn cancelled() -> Event {
-    Event::SessionCancelled {
-        reason: "enough".to_owned(),
-    }
+    Event::SessionCancelled { reason: "enough".to_owned() }
 }
 
 pub(crate) fn limit_reached(limit: &str, value: u64, allowed: u64) -> Event {
-    Event::LimitReached {
-        limit: limit.to_owned(),
-        value,
-        allowed,
-    }
+    Event::LimitReached { limit: limit.to_owned(), value, allowed }
 }
 
 /// The end of a turn that took the default hour.
@@ -206,10 +169,7 @@ pub(crate) fn out_of_time() -> Event {
 }
 
 pub(crate) fn epoch_taken() -> Event {
-    Event::EpochTaken {
-        epoch: Epoch(2),
-        fingerprint: fingerprint(),
-    }
+    Event::EpochTaken { epoch: Epoch(2), fingerprint: fingerprint() }
 }
 
 pub(crate) fn finished(step: u32) -> Event {

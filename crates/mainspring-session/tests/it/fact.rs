@@ -7,40 +7,22 @@ use mainspring_session::{
 
 use crate::support::{fingerprint, session_id};
 
-pub(crate) const USAGE: Usage = Usage {
-    input_tokens: 10,
-    output_tokens: 5,
-    cached_tokens: 0,
-    reasoning_tokens: 0,
-};
+pub(crate) const USAGE: Usage =
+    Usage { input_tokens: 10, output_tokens: 5, cached_tokens: 0, reasoning_tokens: 0 };
 
-pub(crate) const TIMING: Timing = Timing {
-    first_token_us: None,
-    total_us: 700,
-};
+pub(crate) const TIMING: Timing = Timing { first_token_us: None, total_us: 700 };
 
 pub(crate) fn started() -> Fact {
-    Fact::Started {
-        session: session_id(),
-        origin: None,
-        fingerprint: fingerprint(),
-    }
+    Fact::Started { session: session_id(), origin: None, fingerprint: fingerprint() }
 }
 
 pub(crate) fn input(text: &str) -> Fact {
-    Fact::Input {
-        content: vec![Part::Text {
-            text: text.to_owned(),
-        }],
-    }
+    Fact::Input { content: vec![Part::Text { text: text.to_owned() }] }
 }
 
 /// An answer of text alone.
 pub(crate) fn text(text: &str) -> Answer {
-    Answer {
-        text: text.to_owned(),
-        tool_calls: Vec::new(),
-    }
+    Answer { text: text.to_owned(), tool_calls: Vec::new() }
 }
 
 /// An answer that calls these tools; the ids go on from `first`: `c0`, `c1` and so on.
@@ -50,18 +32,11 @@ pub(crate) fn calls(first: usize, tools: &[&str]) -> Answer {
         name: (*name).to_owned(),
         arguments: "{}".to_owned(),
     };
-    Answer {
-        text: String::new(),
-        tool_calls: tools.iter().enumerate().map(call).collect(),
-    }
+    Answer { text: String::new(), tool_calls: tools.iter().enumerate().map(call).collect() }
 }
 
 pub(crate) fn problem(check: &str, message: &str, call: Option<u32>) -> Problem {
-    Problem {
-        check: check.to_owned(),
-        message: message.to_owned(),
-        call,
-    }
+    Problem { check: check.to_owned(), message: message.to_owned(), call }
 }
 
 pub(crate) fn answered(step: u32, attempt: u32, answer: Answer) -> Fact {
@@ -82,11 +57,7 @@ pub(crate) fn checked(step: u32, attempt: u32, answer: Answer, problems: Vec<Pro
 }
 
 pub(crate) fn finish_reason(answer: &Answer) -> FinishReason {
-    if answer.tool_calls.is_empty() {
-        FinishReason::Stop
-    } else {
-        FinishReason::ToolCalls
-    }
+    if answer.tool_calls.is_empty() { FinishReason::Stop } else { FinishReason::ToolCalls }
 }
 
 /// A failure of the model server that a retry may cure.
@@ -100,12 +71,7 @@ pub(crate) fn auth_error() -> Failure {
 }
 
 pub(crate) fn model_failed(step: u32, attempt: u32, error: Failure) -> Fact {
-    Fact::ModelFailed {
-        step,
-        attempt,
-        error,
-        retry_after_ms: None,
-    }
+    Fact::ModelFailed { step, attempt, error, retry_after_ms: None }
 }
 
 pub(crate) fn accepted() -> Fact {
@@ -113,18 +79,11 @@ pub(crate) fn accepted() -> Fact {
 }
 
 pub(crate) fn rejected(reason: &str) -> Fact {
-    Fact::Verified {
-        rejection: Some(reason.to_owned()),
-    }
+    Fact::Verified { rejection: Some(reason.to_owned()) }
 }
 
 pub(crate) fn returned(call: u64, attempt: u32, text: &str) -> Fact {
-    Fact::ToolReturned {
-        call: CallIndex(call),
-        attempt,
-        text: text.to_owned(),
-        duration_us: 90,
-    }
+    Fact::ToolReturned { call: CallIndex(call), attempt, text: text.to_owned(), duration_us: 90 }
 }
 
 pub(crate) fn boom() -> Failure {
@@ -136,22 +95,13 @@ pub(crate) fn raised(call: u64, attempt: u32) -> Fact {
 }
 
 pub(crate) fn failed(call: u64, attempt: u32, error: Failure) -> Fact {
-    Fact::ToolFailed {
-        call: CallIndex(call),
-        attempt,
-        error,
-    }
+    Fact::ToolFailed { call: CallIndex(call), attempt, error }
 }
 
 pub(crate) fn cancel() -> Fact {
-    Fact::CancelRequested {
-        reason: "enough".to_owned(),
-    }
+    Fact::CancelRequested { reason: "enough".to_owned() }
 }
 
 pub(crate) fn reopened() -> Fact {
-    Fact::Reopened {
-        epoch: Epoch(2),
-        fingerprint: fingerprint(),
-    }
+    Fact::Reopened { epoch: Epoch(2), fingerprint: fingerprint() }
 }

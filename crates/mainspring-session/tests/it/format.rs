@@ -1,5 +1,228 @@
-//! The stored form of events: what version 1 writes, and what it reads of newer versions.
+//! The stored form of events. `golden_log.jsonl` is a log of format version 1 with every kind of
+//! event, one kind and one field of a newer version; it is never rewritten.
 
-use mainspring_session::Event;
-#[expect(unused_imports, reason = "filled in below")]
-use mainspring_session::State;
+use std::collections::BTreeSet;
+
+use mainspring_session::{
+    BlobHash, Epoch, ErrorCode, Event, Failure, Message, Outcome, Part, Phase, Record,
+    SCHEMA_VERSION, Seq, State, ToolCall, Usage,
+};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::support::{error_result, result, session_id};
+use crate::{event, fact};
+
+const GOLDEN: &str = include_str!("golden_log.jsonl");
+
+fn parse(line: &str) -> Event {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+fn encode(event: &Event) -> String {
+    let mut json = Vec::new();
+    event.write_json(&mut json);
+    String::from_utf8(json).unwrap()
+}
+
+fn golden() -> Vec<Event> {
+    GOLDEN.lines().map(parse).collect()
+}
+
+/// One event of every kind; a new kind does not compile until it is listed.
+fn kind_count(event: &Event) -> usize {
+    match event {
+        Event::SessionStarted(_)
+        | Event::InputReceived(_)
+        | Event::RouteDecided(_)
+        | Event::ModelCallStarted(_)
+        | Event::ModelCallFinished(_)
+        | Event::ModelCallFailed(_)
+        | Event::AnswerVerified(_)
+        | Event::AnswerRejected(_)
+        | Event::ToolCallStarted(_)
+        | Event::ToolCallFinished(_)
+        | Event::ToolCallFailed(_)
+        | Event::ToolCallLate(_)
+        | Event::CancelRequested { .. }
+        | Event::LimitReached { .. }
+        | Event::EpochTaken { .. }
+        | Event::SessionFinished(_)
+        | Event::SessionFailed { .. }
+        | Event::SessionCancelled { .. }
+        | Event::Unknown => 19,
+    }
+}
+
+fn assistant(text: &str, tool_calls: Vec<ToolCall>) -> Message {
+    Message::Assistant { text: text.to_owned(), tool_calls }
+}
+
+fn call(id: &str, name: &str, arguments: &str) -> ToolCall {
+    ToolCall { id: id.to_owned(), name: name.to_owned(), arguments: arguments.to_owned() }
+}
+
+fn golden_messages() -> Vec<Message> {
+    let picture = vec![
+        Part::Text { text: "What is in the picture?".to_owned() },
+        Part::Image { url: "https://example.org/a.png".to_owned() },
+    ];
+    let calls = vec![
+        call("c0", "look", r#"{"at":"a.png"}"#),
+        call("c1", "send", "{}"),
+        call("c2", "lok", "{}"),
+    ];
+    let stopped = "tool \"send\" was stopped: the session was cancelled";
+    vec![
+        Message::User { content: picture },
+        assistant("Let me look.", calls),
+        result("c0", "look", "a spring, wound up — ⚙"),
+        error_result("c1", "send", "it is not known\nhint: find out"),
+        error_result("c2", "lok", "no tool \"lok\""),
+        assistant("A spring.", vec![]),
+        Message::user("Send it again."),
+        assistant("No.", vec![]),
+        Message::user("Your answer was rejected: too short. Answer again."),
+        Message::user("Do send it."),
+        assistant("", vec![call("c3", "send", "{}")]),
+        error_result("c3", "send", stopped),
+    ]
+}
+
+#[test]
+fn the_golden_log_folds_to_its_state() {
+    let usage = |input_tokens, output_tokens, cached_tokens, reasoning_tokens| Usage {
+        input_tokens,
+        output_tokens,
+        cached_tokens,
+        reasoning_tokens,
+    };
+    let expected = State {
+        session: Some(session_id()),
+        fingerprint: Some(BlobHash::of(b"the agent, changed")),
+        epoch: Epoch(2),
+        next_seq: Seq(42),
+        phase: Phase::Ready,
+        outcome: Some(Outcome::Cancelled("enough".to_owned())),
+        messages: golden_messages(),
+        tier: 0,
+        routed: true,
+        escalate: None,
+        steps: 5,
+        first_step: 4,
+        repairs: 0,
+        turn_usage: usage(2, 2, 0, 0),
+        usage: usage(63, 24, 8, 3),
+        cost_usd: 0.75,
+        tool_call_count: 4,
+    };
+    assert_eq!(State::of(&golden()), expected);
+}
+
+#[test]
+fn the_golden_log_has_every_kind_of_event() {
+    let events = golden();
+    let kinds: BTreeSet<_> = events.iter().map(Event::kind).collect();
+    assert_eq!(kinds.len(), kind_count(&events[0]), "{kinds:?}");
+    assert!(matches!(&events[0], Event::SessionStarted(started)
+        if started.schema == SCHEMA_VERSION));
+}
+
+#[test]
+fn every_event_is_written_as_it_was_read_to_the_byte() {
+    for line in GOLDEN.lines() {
+        let value: Value = serde_json::from_str(line).unwrap();
+        if value["kind"] == "plan_revised" || value.get("propensity").is_some() {
+            continue;
+        }
+        let event = parse(line);
+        assert_eq!(encode(&event), line);
+        assert_eq!(value["kind"], event.kind());
+        assert_eq!(parse(&encode(&event)), event);
+    }
+}
+
+#[test]
+fn a_kind_of_a_newer_version_reads_as_unknown_and_changes_only_the_position() {
+    for line in [
+        r#"{"kind":"plan_revised"}"#,
+        r#"{"kind":"plan_revised","steps":[{"a":1}],"kindly":null}"#,
+        r#"{"steps":7,"kind":"plan_revised"}"#,
+    ] {
+        assert_eq!(parse(line), Event::Unknown);
+    }
+    let mut state = State::of(&golden());
+    let before = state.clone();
+    state.fold(&Event::Unknown);
+    let after = State { next_seq: Seq(before.next_seq.0 + 1), ..before };
+    assert_eq!(state, after);
+}
+
+#[test]
+fn a_field_of_a_newer_version_is_ignored_in_every_kind() {
+    for line in GOLDEN.lines() {
+        let newer = line.replacen('{', r#"{"added":{"deep":[1,"two"]},"#, 1);
+        assert_eq!(parse(&newer), parse(line));
+    }
+}
+
+#[test]
+fn a_field_that_is_gone_or_of_the_wrong_type_is_an_error_of_the_reader() {
+    for line in [
+        r#"{"kind":"model_call_started","step":0,"attempt":1}"#,
+        r#"{"kind":"tool_call_finished","call":"0","text":"a","duration_us":1}"#,
+        r#"{"kind":"session_started","schema":1,"session":"a b","agent":"a","fingerprint":""}"#,
+        r#"{"step":0}"#,
+        r#"[]"#,
+        "",
+    ] {
+        assert!(serde_json::from_str::<Event>(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn a_record_keeps_the_stored_text_and_reads_it() {
+    let stored = r#"{"kind":"answer_verified","step":3,"by":"a newer version"}"#;
+    let record = Record {
+        seq: Seq(7),
+        at_us: 1,
+        epoch: Epoch(1),
+        json: RawValue::from_string(stored.to_owned()).unwrap(),
+    };
+    assert_eq!(record.event().unwrap(), event::verified(3));
+    assert_eq!(record.json.get(), stored);
+}
+
+#[test]
+fn an_event_is_one_line_whatever_it_holds() {
+    let text = "line\nbreak\r\u{2028}\0\"\\ \u{1f980}";
+    let event = event::tool_finished(0, text);
+    let json = encode(&event);
+    assert!(!json.contains(['\n', '\r']));
+    assert_eq!(parse(&json), event);
+    let mut out = b"before".to_vec();
+    event.write_json(&mut out);
+    assert_eq!(out, format!("before{json}").into_bytes(), "it is appended");
+}
+
+#[test]
+fn a_failure_reads_back_the_same() {
+    let failures = [
+        fact::boom(),
+        fact::server_error(),
+        event::outcome_unknown("send"),
+        Failure::new(ErrorCode::named("from_the_future"), "ä\n\"b\""),
+    ];
+    for failure in failures {
+        let event = event::failed(failure);
+        assert_eq!(parse(&encode(&event)), event);
+    }
+}
+
+#[test]
+fn kinds_that_end_a_turn_are_terminal() {
+    let terminal: BTreeSet<_> =
+        golden().iter().filter(|event| event.is_terminal()).map(Event::kind).collect();
+    let expected = ["session_cancelled", "session_failed", "session_finished"];
+    assert_eq!(terminal.into_iter().collect::<Vec<_>>(), expected);
+}

@@ -3,7 +3,7 @@
 //!
 //! The seeds are fixed, so that a run is the same everywhere; a found case becomes a test.
 
-use mainspring_session::{AgentSpec, Answer, Fact, Limits, Phase, Price, Problem, ToolCall, Usage};
+use mainspring_session::{AgentSpec, Answer, Fact, Limits, Phase, Problem, ToolCall, Usage};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -53,7 +53,7 @@ fn how() -> impl Strategy<Value = How> {
         vec(0..5_usize, 0..5),
         0..8_usize,
         0..60_u64,
-        prop::option::weighted(0.3, 0..4_000_000_u64),
+        prop::option::weighted(0.3, 0..700_000_u64),
         any::<u64>(),
     )
         .prop_map(|(well, tools, problem, tokens, retry_after_ms, seed)| How {
@@ -85,15 +85,11 @@ fn acts() -> impl Strategy<Value = Vec<(Act, bool)>> {
 }
 
 fn agents() -> impl Strategy<Value = AgentSpec> {
-    let models = prop_oneof![
-        Just(&["a"][..]),
-        Just(&["a", "b"][..]),
-        Just(&["a", "b", "c"][..])
-    ];
+    let models = prop_oneof![Just(&["a"][..]), Just(&["a", "b"][..]), Just(&["a", "b", "c"][..])];
     (models, any::<bool>(), any::<bool>()).prop_map(|(models, verify, tight)| {
         let mut spec = support::agent(models);
         spec.verify = verify;
-        spec.models[0].price = Some(Price {
+        spec.models[0].price = Some(mainspring_session::Price {
             input_usd: 0.15,
             output_usd: 0.6,
             cached_usd: Some(0.075),
@@ -162,11 +158,7 @@ fn ended(world: &mut World, work: &Work, how: &How) -> Fact {
         Work::Model(step, attempt) => Fact::ModelFailed {
             step,
             attempt,
-            error: if how.problem < 5 {
-                fact::server_error()
-            } else {
-                fact::auth_error()
-            },
+            error: if how.problem < 5 { fact::server_error() } else { fact::auth_error() },
             retry_after_ms: how.retry_after_ms,
         },
         Work::Tool(call, attempt) => {
@@ -177,9 +169,7 @@ fn ended(world: &mut World, work: &Work, how: &How) -> Fact {
                 fact::raised(call.0, attempt)
             }
         }
-        Work::Verdict => Fact::Verified {
-            rejection: (!how.well).then(|| "no".to_owned()),
-        },
+        Work::Verdict => Fact::Verified { rejection: (!how.well).then(|| "no".to_owned()) },
         Work::Timer(at_us) => {
             world.now_us = world.now_us.max(at_us);
             Fact::TimerFired

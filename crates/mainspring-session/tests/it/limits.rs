@@ -9,13 +9,8 @@ use crate::{event, fact};
 
 #[test]
 fn a_turn_ends_at_its_last_step() {
-    let mut session = Session::acting(
-        limited(Limits {
-            steps_max: 2,
-            ..Limits::default()
-        }),
-        &["look"],
-    );
+    let mut session =
+        Session::acting(limited(Limits { steps_max: 2, ..Limits::default() }), &["look"]);
     session.tell(fact::returned(0, 1, "a"));
     session.tell(fact::answered(1, 1, fact::calls(1, &["look"])));
     let events = session.tell(fact::returned(1, 1, "b"));
@@ -34,10 +29,7 @@ fn a_turn_ends_at_its_last_step() {
 
 #[test]
 fn the_last_step_may_end_the_turn() {
-    let mut session = Session::asked(limited(Limits {
-        steps_max: 1,
-        ..Limits::default()
-    }));
+    let mut session = Session::asked(limited(Limits { steps_max: 1, ..Limits::default() }));
     session.tell(fact::answered(0, 1, fact::text("yes")));
     assert_eq!(session.state.outcome, Some(Outcome::Finished));
 }
@@ -75,12 +67,7 @@ fn answered_with(usage: Usage) -> Fact {
 
 #[test]
 fn a_turn_ends_when_its_tokens_are_used_up() {
-    let spec = || {
-        limited(Limits {
-            tokens_max: 100,
-            ..Limits::default()
-        })
-    };
+    let spec = || limited(Limits { tokens_max: 100, ..Limits::default() });
     let usage = |input_tokens| Usage {
         input_tokens,
         output_tokens: 40,
@@ -119,25 +106,19 @@ fn tokens_beyond_counting_do_not_wrap() {
 
 #[test]
 fn every_turn_begins_with_nothing_used() {
-    let mut session = Session::asked(limited(Limits {
-        steps_max: 1,
-        tokens_max: 15,
-        ..Limits::default()
-    }));
-    for turn in 1..=3 {
-        session.tell(fact::answered(0, 1, fact::text("yes")));
+    let mut session =
+        Session::asked(limited(Limits { steps_max: 1, tokens_max: 15, ..Limits::default() }));
+    for turn in 0..3 {
+        session.tell(fact::answered(turn, 1, fact::text("yes")));
         assert_eq!(session.state.outcome, Some(Outcome::Finished), "turn {turn}");
-        assert_eq!(session.state.usage.total(), 15 * turn);
+        assert_eq!(session.state.usage.total(), 15 * (u64::from(turn) + 1));
         session.tell(fact::input("more"));
     }
 }
 
 #[test]
 fn the_time_limit_names_its_seconds() {
-    let mut session = Session::asked(limited(Limits {
-        turn_ms_max: 1500,
-        ..Limits::default()
-    }));
+    let mut session = Session::asked(limited(Limits { turn_ms_max: 1500, ..Limits::default() }));
     let events = session.tell(Fact::TurnTimedOut);
     let message = "the turn took longer than its limit of 1.5 s";
     let error = Failure::new(ErrorCode::LIMIT_TIME, message).with_hint("raise Limits.turn_s_max");

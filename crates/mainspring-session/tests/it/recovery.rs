@@ -1,17 +1,14 @@
 //! A new owner folds the log and goes on: nothing recorded is done again, nothing unsafe twice.
 
 use mainspring_session::{
-    CallIndex, Command, Epoch, Fact, FactKind, Moment, Phase, PhaseKind, commands,
+    ActiveModelCall, CallIndex, Command, Epoch, Fact, FactKind, Moment, Phase, PhaseKind, commands,
 };
 
 use crate::support::{NOW, Session, agent, error_result, kinds, verifying};
 use crate::{event, fact};
 
 fn tool(call: u64, attempt: u32) -> Command {
-    Command::CallTool {
-        call: CallIndex(call),
-        attempt,
-    }
+    Command::CallTool { call: CallIndex(call), attempt }
 }
 
 #[test]
@@ -24,11 +21,8 @@ fn what_becomes_of_a_running_tool_depends_on_its_effect() {
         assert_eq!(commands(&session.state, &events), [tool(0, 2)]);
     }
     let (session, events) = Session::acting(agent(&["small"]), &["send"]).reopened();
-    let expected = [
-        event::epoch_taken(),
-        event::tool_outcome_unknown(0, "send"),
-        event::calling(1, 1, 0, 3),
-    ];
+    let expected =
+        [event::epoch_taken(), event::tool_outcome_unknown(0, "send"), event::calling(1, 1, 0, 3)];
     assert_eq!(events, expected);
     let text = event::outcome_unknown("send").to_text();
     assert_eq!(session.last_messages(1), [error_result("c0", "send", &text)]);
@@ -45,9 +39,7 @@ fn a_tool_that_the_agent_no_longer_has_counts_as_unsafe() {
 #[test]
 fn recorded_results_are_not_asked_for_again() {
     let session = Session::acting(agent(&["small"]), &["look", "fetch", "send"]);
-    let session = session
-        .after(fact::returned(0, 1, "seen"))
-        .after(fact::returned(2, 1, "sent"));
+    let session = session.after(fact::returned(0, 1, "seen")).after(fact::returned(2, 1, "sent"));
     let (session, events) = session.reopened();
     let expected = [event::epoch_taken(), event::tool_started(1, 2, "fetch")];
     assert_eq!(events, expected);
@@ -76,6 +68,16 @@ fn a_lost_model_call_is_repeated_even_past_its_attempts() {
         assert!(matches!(orders[..], [Command::Wait { .. }, Command::CallModel(call)]
             if call.attempt == attempt + 1));
     }
+}
+
+#[test]
+fn of_two_attempts_told_together_only_the_last_is_ordered() {
+    let mut session = Session::started(agent(&["small"]));
+    let mut events = session.tell(fact::input("hi"));
+    events.extend(session.tell(fact::reopened()));
+    let orders = commands(&session.state, &events);
+    let call = ActiveModelCall { step: 0, attempt: 2, tier: 0 };
+    assert_eq!(orders, [Command::Wait { until_us: NOW.at_us }, Command::CallModel(call)]);
 }
 
 #[test]
@@ -112,10 +114,7 @@ fn a_wait_that_passed_while_nobody_was_there_ends_at_once() {
     let session = Session::asked(agent(&["small"]));
     let session = session.after(fact::model_failed(0, 1, fact::server_error()));
     let (mut session, _) = session.reopened();
-    let later = Moment {
-        at_us: NOW.at_us + 3_600_000_000,
-        seed: 0,
-    };
+    let later = Moment { at_us: NOW.at_us + 3_600_000_000, seed: 0 };
     let events = session.tell_at(Fact::TimerFired, later);
     assert_eq!(events, [event::calling(0, 2, 0, 1)]);
 }
@@ -125,10 +124,7 @@ fn a_new_owner_takes_epoch_and_fingerprint() {
     let mut session = Session::started(agent(&["small"]));
     assert_eq!(session.state.epoch, Epoch(1));
     let other = mainspring_session::BlobHash::of(b"another agent");
-    session.tell(Fact::Reopened {
-        epoch: Epoch(5),
-        fingerprint: other.clone(),
-    });
+    session.tell(Fact::Reopened { epoch: Epoch(5), fingerprint: other.clone() });
     assert_eq!(session.state.epoch, Epoch(5));
     assert_eq!(session.state.fingerprint, Some(other));
 }
@@ -140,7 +136,7 @@ fn a_finished_session_answers_a_follow_up_after_a_crash() {
     let events = session.tell(fact::input("why?"));
     let expected = ["input_received", "route_decided", "model_call_started"];
     assert_eq!(kinds(&events), expected);
-    session.tell(fact::answered(0, 1, fact::text("because")));
+    session.tell(fact::answered(1, 1, fact::text("because")));
     assert_eq!(session.state.last_text(), Some("because"));
     assert_eq!(session.state.messages.len(), 4);
 }
@@ -151,10 +147,7 @@ fn a_log_cut_anywhere_goes_on() {
     let session = Session::asked(verifying(&["small", "large"]))
         .after(fact::checked(0, 1, fact::text("{"), wrong))
         .after(fact::model_failed(1, 1, fact::server_error()));
-    let later = Moment {
-        at_us: NOW.at_us + 1_000_000,
-        seed: 0,
-    };
+    let later = Moment { at_us: NOW.at_us + 1_000_000, seed: 0 };
     let mut session = session;
     session.tell_at(Fact::TimerFired, later);
     let whole = session
@@ -170,7 +163,10 @@ fn a_log_cut_anywhere_goes_on() {
         let (cut, events) = cut.reopened();
         let waits = matches!(
             cut.state.phase,
-            Phase::Ready | Phase::Calling(_) | Phase::Backoff(..) | Phase::Judging(_)
+            Phase::Ready
+                | Phase::Calling(_)
+                | Phase::Backoff(..)
+                | Phase::Judging(_)
                 | Phase::Acting(_)
         );
         assert!(waits, "cut to {length}: {:?}", cut.state.phase);

@@ -9,10 +9,7 @@ use serde_json::value::RawValue;
 use crate::fact;
 
 /// The moment of every fact that does not say otherwise. Seed 0 gives the shortest backoff.
-pub(crate) const NOW: Moment = Moment {
-    at_us: 1_000_000,
-    seed: 0,
-};
+pub(crate) const NOW: Moment = Moment { at_us: 1_000_000, seed: 0 };
 
 pub(crate) fn session_id() -> SessionId {
     SessionId::new("s-1").unwrap()
@@ -69,18 +66,12 @@ pub(crate) fn agent(models: &[&str]) -> AgentSpec {
 
 /// An agent whose answers are checked by a function of the user.
 pub(crate) fn verifying(models: &[&str]) -> AgentSpec {
-    AgentSpec {
-        verify: true,
-        ..agent(models)
-    }
+    AgentSpec { verify: true, ..agent(models) }
 }
 
 /// An agent with these limits and one model.
 pub(crate) fn limited(limits: Limits) -> AgentSpec {
-    AgentSpec {
-        limits,
-        ..agent(&["small"])
-    }
+    AgentSpec { limits, ..agent(&["small"]) }
 }
 
 #[derive(Debug, Clone)]
@@ -93,11 +84,7 @@ pub(crate) struct Session {
 impl Session {
     /// A session without events.
     pub(crate) fn empty(spec: AgentSpec) -> Self {
-        Self {
-            spec,
-            state: State::default(),
-            log: Vec::new(),
-        }
+        Self { spec, state: State::default(), log: Vec::new() }
     }
 
     /// A session between turns.
@@ -129,11 +116,7 @@ impl Session {
     pub(crate) fn tell_at(&mut self, fact: Fact, now: Moment) -> Vec<Event> {
         let events = decide(&mut self.state, &self.spec, fact, now).unwrap();
         self.log.extend(events.iter().cloned());
-        assert_eq!(
-            State::of(&self.log),
-            self.state,
-            "the log folds to the state"
-        );
+        assert_eq!(State::of(&self.log), self.state, "the log folds to the state");
         events
     }
 

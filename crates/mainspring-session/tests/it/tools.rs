@@ -20,11 +20,8 @@ fn the_loop_runs_from_question_over_tools_to_answer() {
     let Message::Assistant { tool_calls, .. } = &session.state.messages[1] else {
         panic!("the second message is the model's");
     };
-    let first = ToolCall {
-        id: "c0".to_owned(),
-        name: "look".to_owned(),
-        arguments: "{}".to_owned(),
-    };
+    let first =
+        ToolCall { id: "c0".to_owned(), name: "look".to_owned(), arguments: "{}".to_owned() };
     assert_eq!(tool_calls, &[first]);
     assert_eq!(session.state.messages[2], result("c0", "look", "3"));
     assert_eq!(session.state.messages[4], result("c1", "fetch", "4"));
@@ -43,11 +40,8 @@ fn results_in_any_order_give_messages_in_call_order() {
         for call in order {
             session.tell(fact::returned(call, 1, &format!("r{call}")));
         }
-        let expected = [
-            result("c0", "look", "r0"),
-            result("c1", "fetch", "r1"),
-            result("c2", "send", "r2"),
-        ];
+        let expected =
+            [result("c0", "look", "r0"), result("c1", "fetch", "r1"), result("c2", "send", "r2")];
         assert_eq!(session.last_messages(3), expected, "order {order:?}");
     }
 }
@@ -115,12 +109,8 @@ fn an_answer_of_wrong_calls_alone_leads_straight_to_the_next_step() {
     let problems = vec![fact::problem("tool_unknown", "no tool \"lok\"", Some(0))];
     let mut session = Session::asked(agent(&["small"]));
     let events = session.tell(fact::checked(0, 1, fact::calls(0, &["lok"]), problems));
-    let expected = [
-        "model_call_finished",
-        "answer_rejected",
-        "tool_call_failed",
-        "model_call_started",
-    ];
+    let expected =
+        ["model_call_finished", "answer_rejected", "tool_call_failed", "model_call_started"];
     assert_eq!(kinds(&events), expected);
     let expected = [error_result("c0", "lok", "no tool \"lok\"")];
     assert_eq!(session.last_messages(1), expected);
@@ -153,10 +143,7 @@ fn calls_past_the_limit_fail_even_where_a_larger_model_waits() {
 #[test]
 fn as_many_calls_as_the_limit_allows_all_run() {
     let session = Session::acting(
-        limited(Limits {
-            tool_calls_per_step_max: 3,
-            ..Limits::default()
-        }),
+        limited(Limits { tool_calls_per_step_max: 3, ..Limits::default() }),
         &["look"; 3],
     );
     let running = |call: &mainspring_session::ToolCallState| call.status == CallStatus::Running;
@@ -176,10 +163,7 @@ fn a_repeatable_tool_is_tried_again_until_its_attempts_are_used_up() {
             assert_eq!(events, [failed]);
             let wait = [Command::Wait { until_us: due_us }];
             assert_eq!(commands(&session.state, &events), wait);
-            let due = Moment {
-                at_us: due_us,
-                seed: 0,
-            };
+            let due = Moment { at_us: due_us, seed: 0 };
             let events = session.tell_at(mainspring_session::Fact::TimerFired, due);
             assert_eq!(events, [event::tool_started(0, attempt + 1, name)]);
         }
@@ -214,23 +198,14 @@ fn a_waiting_call_does_not_hold_back_its_siblings() {
     assert_eq!(session.state.calls()[0].status, CallStatus::Backoff(1_050_000));
     let late = session.tell(fact::returned(0, 1, "after all"));
     assert_eq!(late, [event::late_text(0, 1, "after all")]);
-    session.tell_at(
-        mainspring_session::Fact::TimerFired,
-        Moment {
-            at_us: 1_050_000,
-            seed: 0,
-        },
-    );
+    session.tell_at(mainspring_session::Fact::TimerFired, Moment { at_us: 1_050_000, seed: 0 });
     session.tell(fact::returned(0, 2, "fetched"));
     let expected = [result("c0", "fetch", "fetched"), result("c1", "look", "seen")];
     assert_eq!(session.last_messages(2), expected);
 }
 
 fn read_by_model(text: &str, bytes_max: u64) -> String {
-    let spec = limited(Limits {
-        tool_result_bytes_max: bytes_max,
-        ..Limits::default()
-    });
+    let spec = limited(Limits { tool_result_bytes_max: bytes_max, ..Limits::default() });
     let mut session = Session::acting(spec, &["look"]);
     session.tell(fact::returned(0, 1, text));
     match session.last_messages(1) {
@@ -260,10 +235,7 @@ fn a_long_result_loses_its_middle_on_character_boundaries() {
 
 #[test]
 fn a_long_late_result_is_cut_too() {
-    let spec = limited(Limits {
-        tool_result_bytes_max: 4,
-        ..Limits::default()
-    });
+    let spec = limited(Limits { tool_result_bytes_max: 4, ..Limits::default() });
     let events = Session::started(spec).tell(fact::returned(0, 1, "0123456789"));
     let cut = "01\n[... 6 bytes cut ...]\n89";
     assert_eq!(events, [event::late_text(0, 1, cut)]);
@@ -276,7 +248,7 @@ fn call_positions_go_on_over_steps_and_turns() {
     session.tell(fact::returned(1, 1, "b"));
     session.tell(fact::answered(1, 1, fact::text("done")));
     session.tell(fact::input("more"));
-    let events = session.tell(fact::answered(0, 1, fact::calls(2, &["look"])));
+    let events = session.tell(fact::answered(2, 1, fact::calls(2, &["look"])));
     assert_eq!(events[1], event::tool_started(2, 1, "look"));
     assert_eq!(session.state.tool_call_count, 3);
 }
@@ -285,10 +257,7 @@ fn call_positions_go_on_over_steps_and_turns() {
 fn a_started_call_is_ordered_once() {
     let mut session = Session::asked(agent(&["small"]));
     let events = session.tell(fact::answered(0, 1, fact::calls(0, &["look", "send"])));
-    let call = |index| Command::CallTool {
-        call: mainspring_session::CallIndex(index),
-        attempt: 1,
-    };
+    let call = |index| Command::CallTool { call: mainspring_session::CallIndex(index), attempt: 1 };
     assert_eq!(commands(&session.state, &events), [call(0), call(1)]);
     let later = session.tell(fact::returned(0, 1, "a"));
     assert_eq!(commands(&session.state, &later), []);

@@ -22,10 +22,7 @@ struct Row {
 }
 
 /// When every wait is over.
-const LATER: Moment = Moment {
-    at_us: NOW.at_us + 1_000_000,
-    seed: 0,
-};
+const LATER: Moment = Moment { at_us: NOW.at_us + 1_000_000, seed: 0 };
 
 /// Checks one row; returns the pair of phase and fact that it took.
 fn check(row: Row) -> (PhaseKind, FactKind) {
@@ -33,11 +30,7 @@ fn check(row: Row) -> (PhaseKind, FactKind) {
     let pair = (session.state.phase.kind(), row.fact.kind());
     let events = session.tell_at(row.fact, row.now);
     assert_eq!(events, row.events, "the events of: {}", row.name);
-    assert_eq!(
-        session.state.phase, row.phase,
-        "the phase after: {}",
-        row.name
-    );
+    assert_eq!(session.state.phase, row.phase, "the phase after: {}", row.name);
     pair
 }
 
@@ -49,14 +42,7 @@ fn row(
     phase: impl Into<After>,
 ) -> Row {
     let After(phase) = phase.into();
-    Row {
-        name,
-        given,
-        now: NOW,
-        fact,
-        events,
-        phase,
-    }
+    Row { name, given, now: NOW, fact, events, phase }
 }
 
 /// The phase a row ends in. Tool calls come from a session that got there another way.
@@ -83,11 +69,7 @@ fn two() -> AgentSpec {
 }
 
 fn call(step: u32, attempt: u32, tier: u32) -> ActiveModelCall {
-    ActiveModelCall {
-        step,
-        attempt,
-        tier,
-    }
+    ActiveModelCall { step, attempt, tier }
 }
 
 fn calling(step: u32, attempt: u32, tier: u32) -> Phase {
@@ -106,9 +88,7 @@ fn judging() -> Session {
 fn judging_cut() -> Session {
     let problem = fact::problem("empty", "the answer is empty", None);
     let empty = fact::checked(0, 1, fact::text(""), vec![problem]);
-    Session::asked(two())
-        .after(empty)
-        .cut_after("model_call_finished")
+    Session::asked(two()).after(empty).cut_after("model_call_finished")
 }
 
 fn stepping() -> Session {
@@ -117,29 +97,19 @@ fn stepping() -> Session {
 
 fn concluding() -> Session {
     let answer = fact::answered(0, 1, fact::text("yes"));
-    Session::asked(one())
-        .after(answer)
-        .cut_after("model_call_finished")
+    Session::asked(one()).after(answer).cut_after("model_call_finished")
 }
 
 fn failing() -> Session {
     let failed = fact::model_failed(0, 1, fact::auth_error());
-    Session::asked(one())
-        .after(failed)
-        .cut_after("model_call_failed")
+    Session::asked(one()).after(failed).cut_after("model_call_failed")
 }
 
 fn late_rows(name: &'static str, given: &Session) -> Vec<Row> {
     let late = |fact, event| row(name, given.clone(), fact, vec![event], given);
     vec![
-        late(
-            fact::returned(7, 1, "late"),
-            event::late_text(7, 1, "late"),
-        ),
-        late(
-            fact::raised(7, 1),
-            event::late_error(7, 1, fact::boom()),
-        ),
+        late(fact::returned(7, 1, "late"), event::late_text(7, 1, "late")),
+        late(fact::raised(7, 1), event::late_error(7, 1, fact::boom())),
     ]
 }
 
@@ -157,10 +127,7 @@ fn ending_rows(name: &'static str, given: &Session) -> Vec<Row> {
             name,
             given.clone(),
             Fact::TurnTimedOut,
-            vec![
-                event::limit_reached("turn_ms_max", 3_600_000, 3_600_000),
-                event::out_of_time(),
-            ],
+            vec![event::limit_reached("turn_ms_max", 3_600_000, 3_600_000), event::out_of_time()],
             Phase::Ready,
         ),
     ]
@@ -220,10 +187,7 @@ fn cut_rows() -> Vec<Row> {
         events.extend(next);
         row("a cut log", given, fact::reopened(), events, phase)
     };
-    let first_step = vec![
-        event::route(0, 0, "small", event::ONLY),
-        event::calling(0, 1, 0, 1),
-    ];
+    let first_step = vec![event::route(0, 0, "small", event::ONLY), event::calling(0, 1, 0, 1)];
     let problem = fact::problem("empty", "the answer is empty", None);
     let why = "the answer was rejected: the answer is empty";
     let next_tier = vec![
@@ -251,10 +215,7 @@ fn answer_rows() -> Vec<Row> {
             "a plain answer ends the turn",
             Session::asked(one()),
             fact::answered(0, 1, fact::text("yes")),
-            vec![
-                event::answered(0, 1, fact::text("yes")),
-                event::finished(0),
-            ],
+            vec![event::answered(0, 1, fact::text("yes")), event::finished(0)],
             Phase::Ready,
         ),
         row(
@@ -317,12 +278,7 @@ fn calling_rows() -> Vec<Row> {
             "a failure that may pass is tried again",
             asked.clone(),
             fact::model_failed(0, 1, fact::server_error()),
-            vec![event::model_failed(
-                0,
-                1,
-                fact::server_error(),
-                Some(1_250_000),
-            )],
+            vec![event::model_failed(0, 1, fact::server_error(), Some(1_250_000))],
             Phase::Backoff(call(0, 1, 0), 1_250_000),
         ),
         row(
@@ -341,12 +297,7 @@ fn calling_rows() -> Vec<Row> {
             fact::model_failed(0, 1, fact::auth_error()),
             vec![
                 event::model_failed(0, 1, fact::auth_error(), None),
-                event::route(
-                    1,
-                    1,
-                    "large",
-                    "model \"small\" failed (model_auth): status 401",
-                ),
+                event::route(1, 1, "large", "model \"small\" failed (model_auth): status 401"),
                 event::calling(1, 1, 1, 1),
             ],
             calling(1, 1, 1),
@@ -362,11 +313,7 @@ fn calling_rows() -> Vec<Row> {
             "a lost model call is made again",
             asked,
             fact::reopened(),
-            vec![
-                event::epoch_taken(),
-                event::process_lost(0, 1),
-                event::calling(0, 2, 0, 1),
-            ],
+            vec![event::epoch_taken(), event::process_lost(0, 1), event::calling(0, 2, 0, 1)],
             calling(0, 2, 0),
         ),
     ]);
@@ -423,10 +370,7 @@ fn judging_rows() -> Vec<Row> {
             "a rejected answer is mended",
             given.clone(),
             fact::rejected("too short"),
-            vec![
-                event::rejected(0, short(), RejectAction::Repair),
-                event::calling(1, 1, 0, 3),
-            ],
+            vec![event::rejected(0, short(), RejectAction::Repair), event::calling(1, 1, 0, 3)],
             calling(1, 1, 0),
         ),
         row(
@@ -443,9 +387,6 @@ fn judging_rows() -> Vec<Row> {
 fn acting_rows() -> Vec<Row> {
     let both = Session::acting(one(), &["look", "fetch"]);
     let last = both.clone().after(fact::returned(0, 1, "a"));
-    let waiting = Session::acting(one(), &["fetch"]).after(fact::raised(0, 1));
-    let mut again = waiting.clone();
-    again.tell_at(Fact::TimerFired, LATER);
     vec![
         row(
             "the first result waits for the second",
@@ -475,14 +416,19 @@ fn acting_rows() -> Vec<Row> {
             vec![event::late_error(1, 2, fact::boom())],
             &last,
         ),
+    ]
+}
+
+fn tool_retry_rows() -> Vec<Row> {
+    let waiting = Session::acting(one(), &["fetch"]).after(fact::raised(0, 1));
+    let mut again = waiting.clone();
+    again.tell_at(Fact::TimerFired, LATER);
+    vec![
         row(
             "a tool without attempts left fails for good",
             Session::acting(one(), &["look"]),
             fact::raised(0, 1),
-            vec![
-                event::tool_failed(0, 1, fact::boom(), None),
-                event::calling(1, 1, 0, 3),
-            ],
+            vec![event::tool_failed(0, 1, fact::boom(), None), event::calling(1, 1, 0, 3)],
             calling(1, 1, 0),
         ),
         row(
@@ -562,6 +508,7 @@ fn all_rows() -> Vec<Row> {
         backoff_rows(),
         judging_rows(),
         acting_rows(),
+        tool_retry_rows(),
         acting_ending_rows(),
     ];
     tables.into_iter().flatten().collect()
@@ -575,9 +522,8 @@ fn phases() -> Vec<PhaseKind> {
     let listed = |kind| match kind {
         Empty | Ready | Stepping | Calling | Backoff | Judging | Acting | Concluding | Failing => 9,
     };
-    let kinds = vec![
-        Empty, Ready, Stepping, Calling, Backoff, Judging, Acting, Concluding, Failing,
-    ];
+    let kinds =
+        vec![Empty, Ready, Stepping, Calling, Backoff, Judging, Acting, Concluding, Failing];
     assert_eq!(kinds.len(), listed(Empty));
     kinds
 }
@@ -650,9 +596,7 @@ fn every_other_pair_is_refused_and_changes_nothing() {
             if TRANSITIONS.contains(&(phase, kind)) {
                 continue;
             }
-            let Session {
-                spec, mut state, ..
-            } = session_in(phase);
+            let Session { spec, mut state, .. } = session_in(phase);
             let before = state.clone();
             assert_eq!(before.phase.kind(), phase);
             let refused = decide(&mut state, &spec, fact, NOW);

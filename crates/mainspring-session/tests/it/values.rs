@@ -63,17 +63,10 @@ fn a_price_counts_fresh_cached_and_written_tokens() {
         cached_tokens: 1_000_000,
         reasoning_tokens: 400_000,
     };
-    let price = |cached_usd| Price {
-        input_usd: 2.0,
-        output_usd: 8.0,
-        cached_usd,
-    };
+    let price = |cached_usd| Price { input_usd: 2.0, output_usd: 8.0, cached_usd };
     assert_eq!(price(Some(0.5)).of(usage), 4.0 + 0.5 + 4.0);
     assert_eq!(price(None).of(usage), 6.0 + 4.0, "no price for cached: that of reading");
-    let odd = Usage {
-        cached_tokens: 9_000_000,
-        ..usage
-    };
+    let odd = Usage { cached_tokens: 9_000_000, ..usage };
     assert_eq!(price(Some(0.0)).of(odd), 4.0, "no more is cached than was read");
     assert_eq!(Price::default().of(usage), 0.0);
 }
@@ -119,11 +112,7 @@ fn a_tool_is_found_by_its_whole_name() {
 fn the_cost_of_a_session_adds_up_over_models_of_known_price() {
     let mut spec = agent(&["small", "large"]);
     spec.models[1] = mainspring_session::ModelSpec {
-        price: Some(Price {
-            input_usd: 1_000_000.0,
-            output_usd: 0.0,
-            cached_usd: None,
-        }),
+        price: Some(Price { input_usd: 1_000_000.0, output_usd: 0.0, cached_usd: None }),
         ..model("large")
     };
     let mut session = crate::support::Session::asked(spec);

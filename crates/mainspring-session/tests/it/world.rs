@@ -59,10 +59,7 @@ impl World {
     pub(crate) fn tell(&mut self, fact: Fact, seed: u64) {
         let before = self.state.clone();
         let pair = (self.state.phase.kind(), fact.kind());
-        let now = Moment {
-            at_us: self.now_us,
-            seed,
-        };
+        let now = Moment { at_us: self.now_us, seed };
         match decide(&mut self.state, &self.spec, fact, now) {
             Err(refused) => {
                 assert_eq!((refused.phase, refused.fact), pair);
@@ -112,6 +109,8 @@ impl World {
                 assert!(safe || *count == 1, "unsafe {call:?} was ordered again");
             }
             Command::Verify => {
+                let asked = matches!(&self.state.phase, Phase::Judging(pending) if pending.verify);
+                assert!(asked, "no answer waits for a verdict");
                 self.work.insert(Work::Verdict);
             }
             Command::Wait { until_us } => {
@@ -240,15 +239,15 @@ fn assert_transcript(state: &State) {
 /// What holds of every log, read from the front.
 fn assert_log(log: &[Event], spec: &AgentSpec) {
     let mut attempts: BTreeMap<CallIndex, u32> = BTreeMap::new();
-    let (mut open, mut next_step, mut repairs) = (false, 0, 0);
+    let (mut open, mut first_step, mut next_step, mut repairs) = (false, 0, 0, 0);
     for entry in log {
         match entry {
             Event::InputReceived(_) => {
                 assert!(!open, "a turn inside a turn");
-                (open, next_step, repairs) = (true, 0, 0);
+                (open, first_step, repairs) = (true, next_step, 0);
             }
             Event::ModelCallStarted(call) => {
-                assert!(open && call.step < spec.limits.steps_max, "{call:?}");
+                assert!(open && call.step - first_step < spec.limits.steps_max, "{call:?}");
                 let same_step = call.step + 1 == next_step && call.attempt > 1;
                 let new_step = call.step == next_step && call.attempt == 1;
                 assert!(same_step || new_step, "{call:?} after {next_step} steps");

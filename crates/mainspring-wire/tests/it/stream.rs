@@ -149,9 +149,15 @@ fn a_stream_is_complete_with_done_or_a_finish_reason() {
     let refusal = delta(json!({"refusal": "no"}));
     for (stream, reason) in [
         (sse(&[text.clone(), finish("stop")]), FinishReason::Stop),
-        (format!("{}data: [DONE]", sse(&[text.clone()])), FinishReason::Other),
-        (format!("{}data: [DONE]\n\ndata: garbage\n\n", sse(&[text.clone()])), FinishReason::Other),
-        (format!("{}data: {}", sse(&[text.clone()]), finish("length")), FinishReason::Length),
+        (format!("{}data: [DONE]", sse(std::slice::from_ref(&text))), FinishReason::Other),
+        (
+            format!("{}data: [DONE]\n\ndata: garbage\n\n", sse(std::slice::from_ref(&text))),
+            FinishReason::Other,
+        ),
+        (
+            format!("{}data: {}", sse(std::slice::from_ref(&text)), finish("length")),
+            FinishReason::Length,
+        ),
         (sse(&[refusal, finish("stop")]), FinishReason::ContentFilter),
     ] {
         assert_eq!(decode(&stream).unwrap().finish_reason, reason, "{stream}");

@@ -1,5 +1,5 @@
-//! Times of the codec's hot paths, printed as JSON: `cargo run --release -p mainspring-wire
-//! --example codec_cost`.
+//! Times of the codec's hot paths, printed as JSON: `cargo run --release -p mainspring-models
+//! --example codec_cost`. It stands here because the codec's own crate reads no clock.
 
 use std::time::Instant;
 

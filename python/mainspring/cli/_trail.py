@@ -1,0 +1,289 @@
+"""A session's events as lines for a person; the live view and `show` print the same ones.
+
+Invariant: a line is made from events alone, so what was seen live and what is shown later are the
+same. Start reading at `Trail.feed`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mainspring.cli._text import Line, call_text, clean, count, duration, line, one_line
+from mainspring.events import (
+    AnswerRejected,
+    AnswerVerified,
+    CancelRequested,
+    EpochTaken,
+    Event,
+    Failure,
+    InputReceived,
+    LimitReached,
+    ModelCallFailed,
+    ModelCallFinished,
+    ModelCallStarted,
+    ModelDelta,
+    RouteDecided,
+    SessionCancelled,
+    SessionFailed,
+    SessionFinished,
+    ToolCallFailed,
+    ToolCallFinished,
+    ToolCallLate,
+    ToolCallRequest,
+    ToolCallStarted,
+    UnknownEvent,
+    Usage,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrailLimits:
+    """How much of a text a line holds.
+
+    Args:
+        arguments_chars_max: Of a tool call's arguments.
+        result_chars_max: Of a tool's result, an answer or an input.
+        tail_chars_max: Of the answer that is being written.
+    """
+
+    arguments_chars_max: int = 60
+    result_chars_max: int = 80
+    tail_chars_max: int = 240
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """Something under way: a call's text, and when it began."""
+
+    text: str
+    started_us: int
+
+
+class Trail:
+    """Makes lines of a session's events, and knows what is under way.
+
+    Args:
+        limits: How much of a text a line holds.
+        turns: Whether inputs and the ends of turns get lines of their own.
+    """
+
+    def __init__(self, *, limits: TrailLimits | None = None, turns: bool) -> None:
+        self.limits = limits or TrailLimits()
+        self.model_call: OpenCall | None = None
+        self.tool_calls: dict[int, OpenCall] = {}
+        self.writing = ""
+        self._turns = turns
+        self._turn_count = 0
+        self._turn_started_us = 0
+        self._model = "?"
+        self._reason: str | None = None
+        self._step: int | None = None
+        self._asked: list[ToolCallRequest] = []
+        self._requests: dict[int, ToolCallRequest] = {}
+
+    def feed(self, event: Event) -> list[Line]:
+        """Takes the next event, and gives the lines that it adds."""
+        handler = _HANDLERS.get(type(event))
+        return handler(self, event) if handler else []
+
+    def _input(self, event: InputReceived) -> list[Line]:
+        self._turn_count += 1
+        self._turn_started_us = event.at_us
+        self._step = None
+        if not self._turns:
+            return []
+        text = one_line(event.text, self.limits.result_chars_max)
+        return [line((f"turn {self._turn_count}", "bold"), f"  {text}")]
+
+    def _routed(self, event: RouteDecided) -> list[Line]:
+        self._model = clean(event.model)
+        self._reason = event.reason
+        return []
+
+    def _model_started(self, event: ModelCallStarted) -> list[Line]:
+        self.model_call = OpenCall(self._model, event.at_us)
+        self.writing = ""
+        if event.step == self._step:
+            return []
+        self._step = event.step
+        self._asked = []
+        reason, self._reason = self._reason, None
+        why = f"  ({one_line(reason, self.limits.result_chars_max)})" if reason else ""
+        return [line((f"step {event.step}", "bold"), "  ", (self._model, "cyan"), (why, "dim"))]
+
+    def _delta(self, event: ModelDelta) -> list[Line]:
+        self.writing = (self.writing + event.text)[-4 * self.limits.tail_chars_max :]
+        return []
+
+    def _model_finished(self, event: ModelCallFinished) -> list[Line]:
+        self.model_call = None
+        self.writing = ""
+        self._asked = list(event.answer.tool_calls)
+        first = event.timing.first_token_us
+        facts = [duration(event.timing.total_us), tokens(event.usage)]
+        if first is not None:
+            facts.insert(1, f"first token {duration(first)}")
+        if event.cost_usd:
+            facts.append(f"${event.cost_usd:.4f}")
+        if event.attempt > 1:
+            facts.append(f"attempt {event.attempt}")
+        asked = count(len(self._asked), "tool call") if self._asked else "answer"
+        lines = [line("  model   ", ", ".join(facts), "  -> ", (asked, "bold"))]
+        # The run prints the final answer itself, unless a check may refuse it.
+        shown = self._asked or self._turns or event.verify or event.problems
+        if event.answer.text.strip() and shown:
+            said = one_line(event.answer.text, self.limits.result_chars_max)
+            lines.append(line("  says    ", said))
+        if len(self._asked) > 1:
+            lines.append(line("  tools   ", f"{len(self._asked)} calls side by side"))
+        return lines
+
+    def _model_failed(self, event: ModelCallFailed) -> list[Line]:
+        self.model_call = None
+        self.writing = ""
+        again = ""
+        if event.retry_at_us is not None:
+            wait_us = event.retry_at_us - event.at_us
+            again = f"; again in {duration(wait_us)}" if wait_us > 0 else "; again at once"
+        text = f"attempt {event.attempt} failed: {clean(event.error.message)}{again}"
+        return [line("  model   ", (text, "yellow" if again else "red")), *_hint(event.error)]
+
+    def _verified(self, event: AnswerVerified) -> list[Line]:
+        return [line("  check   ", ("verified", "green"))]
+
+    def _rejected(self, event: AnswerRejected) -> list[Line]:
+        # The lines of the refused calls say the same.
+        if event.action == "continue":
+            return []
+        self._asked = []
+        why = "; ".join(
+            one_line(each.message, 2 * self.limits.result_chars_max) for each in event.problems
+        )
+        return [
+            line(
+                "  check   ",
+                (f"rejected, {_ACTIONS.get(event.action, event.action)}: {why}", "yellow"),
+            )
+        ]
+
+    def _tool_started(self, event: ToolCallStarted) -> list[Line]:
+        text = self._call_text(event.call, event.name)
+        self.tool_calls[event.call] = OpenCall(text, event.at_us)
+        return []
+
+    def _tool_finished(self, event: ToolCallFinished) -> list[Line]:
+        text = self._ended(event.call)
+        result = one_line(event.text, self.limits.result_chars_max)
+        return [
+            line(
+                "  tool    ",
+                ("ok      ", "green"),
+                text,
+                f"  {duration(event.duration_us)}  ",
+                (result, "dim"),
+            )
+        ]
+
+    def _tool_failed(self, event: ToolCallFailed) -> list[Line]:
+        started = self.tool_calls.get(event.call)
+        text = self._ended(event.call)
+        took = f"  {duration(event.at_us - started.started_us)}" if started else ""
+        message = one_line(event.error.message, 2 * self.limits.result_chars_max)
+        state, style = ("refused ", "yellow") if event.attempt == 0 else ("failed  ", "red")
+        if event.retry_at_us is not None:
+            state, style = "again   ", "yellow"
+        return [
+            line("  tool    ", (state, style), text, f"{took}  ", (message, style)),
+            *_hint(event.error),
+        ]
+
+    def _tool_late(self, event: ToolCallLate) -> list[Line]:
+        told = event.text if event.text is not None else (event.error and event.error.message) or ""
+        result = one_line(told, self.limits.result_chars_max)
+        return [
+            line("  tool    ", ("late    ", "yellow"), self._call_text(event.call), "  ", result)
+        ]
+
+    def _cancel(self, event: CancelRequested) -> list[Line]:
+        return [line("  cancel  ", (clean(event.reason), "yellow"))]
+
+    def _limit(self, event: LimitReached) -> list[Line]:
+        text = f"{event.limit} is {event.value:,}, allowed {event.allowed:,}"
+        return [line("  limit   ", (text, "red"))]
+
+    def _epoch(self, event: EpochTaken) -> list[Line]:
+        self.model_call = None
+        self.tool_calls.clear()
+        return [line((f"resumed  by owner {event.epoch}, after a break", "magenta"))]
+
+    def _end(self, event: SessionFinished | SessionFailed | SessionCancelled) -> list[Line]:
+        self.model_call = None
+        self.tool_calls.clear()
+        if not self._turns:
+            return []
+        took = f"  after {duration(event.at_us - self._turn_started_us)}"
+        if isinstance(event, SessionFailed):
+            return [
+                line(("failed", "red"), took, f"  {clean(event.error.message)}"),
+                *_hint(event.error),
+            ]
+        if isinstance(event, SessionCancelled):
+            return [line(("cancelled", "yellow"), took, f"  {clean(event.reason)}")]
+        return [line(("finished", "green"), took)]
+
+    def _unknown(self, event: UnknownEvent) -> list[Line]:
+        return [line("  unknown ", (f"event {clean(event.stored_kind)} of a newer version", "dim"))]
+
+    def _call_text(self, call: int, name: str = "?") -> str:
+        if self._asked:
+            # Calls of an answer have consecutive numbers, and the first is told of first.
+            self._requests = {call + idx: asked for idx, asked in enumerate(self._asked)}
+            self._asked = []
+        request = self._requests.get(call)
+        if request is None:
+            return f"{clean(name)}(...)"
+        return call_text(request.name, request.arguments, self.limits.arguments_chars_max)
+
+    def _ended(self, call: int) -> str:
+        known = self.tool_calls.pop(call, None)
+        return known.text if known else self._call_text(call)
+
+
+def tokens(usage: Usage) -> str:
+    """Tokens of a call, with what was cached and reasoned where there was any."""
+    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+    reasoning = f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else ""
+    return f"{usage.input_tokens:,}{cached} in, {usage.output_tokens:,}{reasoning} out"
+
+
+def _hint(error: Failure) -> list[Line]:
+    return [line("          ", (f"hint: {clean(error.hint)}", "dim"))] if error.hint else []
+
+
+_ACTIONS = {
+    "escalate": "next model",
+    "repair": "sent back to be mended",
+    "fail": "no way left",
+}
+
+_HANDLERS: dict[type[Event], Callable[[Trail, Any], list[Line]]] = {
+    InputReceived: Trail._input,
+    RouteDecided: Trail._routed,
+    ModelCallStarted: Trail._model_started,
+    ModelDelta: Trail._delta,
+    ModelCallFinished: Trail._model_finished,
+    ModelCallFailed: Trail._model_failed,
+    AnswerVerified: Trail._verified,
+    AnswerRejected: Trail._rejected,
+    ToolCallStarted: Trail._tool_started,
+    ToolCallFinished: Trail._tool_finished,
+    ToolCallFailed: Trail._tool_failed,
+    ToolCallLate: Trail._tool_late,
+    CancelRequested: Trail._cancel,
+    LimitReached: Trail._limit,
+    EpochTaken: Trail._epoch,
+    SessionFinished: Trail._end,
+    SessionFailed: Trail._end,
+    SessionCancelled: Trail._end,
+    UnknownEvent: Trail._unknown,
+}
