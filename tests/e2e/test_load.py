@@ -37,7 +37,7 @@ class Killer:
     def step(self, request: Request) -> Step:
         with self._lock:
             self._left -= 1
-            if self._left == 0:
+            if self._left == 0 and self._pid:
                 os.kill(self._pid, signal.SIGKILL)
         return work_step(request)
 

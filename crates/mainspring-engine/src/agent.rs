@@ -27,7 +27,7 @@ pub enum Binding {
     /// On an MCP server, under this name.
     Mcp {
         /// The server.
-        server: StdioConfig,
+        server: Arc<StdioConfig>,
         /// The tool's name there.
         tool: String,
     },

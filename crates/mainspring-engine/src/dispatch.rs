@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use mainspring_mcp::McpCall;
+use mainspring_mcp::{McpCall, StdioConfig};
 use mainspring_models::ModelRequest;
 use mainspring_session::{ActiveModelCall, CallIndex, Command, ErrorCode, Fact, Failure, Phase};
 use mainspring_wire::{CallIds, Delta};
@@ -171,7 +171,7 @@ impl Shard {
                 self.host_calls.push(HostCall { ticket, job });
             }
             Binding::Mcp { server, tool } => {
-                let server = self.config.broker.server(server.clone());
+                let server = self.config.broker.server(StdioConfig::clone(server));
                 let request = McpCall {
                     tool: tool.clone(),
                     arguments: RawValue::from_string(arguments)

@@ -32,7 +32,7 @@ pub(crate) struct NativeEngine {
 #[serde(rename_all = "snake_case")]
 enum BindingJson {
     Host(u32),
-    Mcp { server: StdioConfig, tool: String },
+    Mcp { server: Box<StdioConfig>, tool: String },
 }
 
 /// How one model is reached, as Python says it.
@@ -355,7 +355,7 @@ fn compile(
         .into_iter()
         .map(|binding| match binding {
             BindingJson::Host(number) => Binding::Host(number),
-            BindingJson::Mcp { server, tool } => Binding::Mcp { server, tool },
+            BindingJson::Mcp { server, tool } => Binding::Mcp { server: Arc::from(server), tool },
         })
         .collect();
     Agent::new(AgentConfig { spec, access, bindings, verifier })

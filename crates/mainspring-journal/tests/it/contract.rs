@@ -116,7 +116,11 @@ fn continue_needs_a_session() {
     on_each_store(|journal| {
         let failure = put(journal, go_on("s", 0, &["{}"])).unwrap_err();
         assert_eq!(failure.code, ErrorCode::SESSION_NOT_FOUND);
-        assert_eq!(failure.to_text(), "session \"s\" is not in the journal");
+        assert_eq!(
+            failure.to_text(),
+            "session \"s\" is not in the journal\n\
+             hint: `mainspring sessions` lists the ones that are"
+        );
         let error = journal.load(&id("s"), Seq(0)).unwrap_err();
         assert_eq!(*error.code(), ErrorCode::SESSION_NOT_FOUND);
     });

@@ -97,41 +97,47 @@ async fn a_server_that_hangs_runs_into_the_deadline_that_is_next() {
     let half =
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{".to_vec();
     for (bytes, stream, first_ms, total_ms, text) in [
-        (vec![], false, 40, 60_000, "sent no answer within 0.04 s\nhint: raise first_token_ms_max"),
+        (
+            vec![],
+            false,
+            40,
+            60_000,
+            "sent no answer within 0.04 s\nhint: raise the model's first_token_s",
+        ),
         (
             vec![],
             true,
             40,
             60_000,
-            "sent no first token within 0.04 s\nhint: raise first_token_ms_max",
+            "sent no first token within 0.04 s\nhint: raise the model's first_token_s",
         ),
         (
             silent,
             true,
             40,
             60_000,
-            "sent no first token within 0.04 s\nhint: raise first_token_ms_max",
+            "sent no first token within 0.04 s\nhint: raise the model's first_token_s",
         ),
         (
             vec![],
             true,
             60_000,
             40,
-            "did not finish its answer within 0.04 s\nhint: raise total_ms_max",
+            "did not finish its answer within 0.04 s\nhint: raise the model's total_s",
         ),
         (
             begun,
             true,
             30_000,
             200,
-            "did not finish its answer within 0.2 s\nhint: raise total_ms_max",
+            "did not finish its answer within 0.2 s\nhint: raise the model's total_s",
         ),
         (
             half,
             false,
             30_000,
             200,
-            "did not finish its answer within 0.2 s\nhint: raise total_ms_max",
+            "did not finish its answer within 0.2 s\nhint: raise the model's total_s",
         ),
     ] {
         let mut server = Server::start(vec![Step::Hang(bytes)]).await;
@@ -250,7 +256,7 @@ async fn a_connection_that_is_not_made_in_time_is_given_up() {
     assert_eq!(
         message(&failure),
         "no connection to model \"m\" at HOST within 0.04 s\n\
-         hint: check the address and the network, or raise connect_ms_max"
+         hint: check the address and the network, or raise the model's connect_s"
     );
     assert!(server.requests().is_empty());
 }
