@@ -223,7 +223,7 @@ def test_constrained_tool_calls_end_to_end() -> None:
         {
             "role": "system",
             "content": "Count.\n\nTools:\nadd(a: integer, b?: integer): Add two numbers.\n"
-            "Reply with JSON. To use tools, several at once if they are independent: "
+            "Reply with JSON on one line. To use tools, several at once if they are independent: "
             '{"tool_calls":[{"name":"...","arguments":{...}}]}\n'
             'When the results are enough: {"answer":"..."}',
         },

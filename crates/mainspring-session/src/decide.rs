@@ -206,7 +206,9 @@ fn respond(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Even
             let Some(_) = active(state, step, attempt) else {
                 return Vec::new();
             };
-            let retry_at_us = model_retry_at(&spec.limits, attempt, &error, retry_after_ms, now);
+            // A crash says nothing of the model, so it uses up none of its attempts.
+            let counted = attempt.saturating_sub(state.lost_attempts).max(1);
+            let retry_at_us = model_retry_at(&spec.limits, counted, &error, retry_after_ms, now);
             vec![Event::ModelCallFailed(ModelCallFailed { step, attempt, error, retry_at_us })]
         }
         Fact::Verified { rejection } => match &state.phase {

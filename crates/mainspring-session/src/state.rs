@@ -181,6 +181,8 @@ pub struct State {
     pub routed: bool,
     /// Why the next model must be asked, between a rejection and the route that answers it.
     pub escalate: Option<String>,
+    /// Attempts at the current step that ended with their process, and so say nothing of the model.
+    pub lost_attempts: u32,
     /// Steps begun so far, over all turns.
     pub steps: u32,
     /// The first step of this turn.
@@ -274,6 +276,9 @@ impl State {
                 self.phase = Phase::Stepping;
             }
             Event::ModelCallStarted(call) => {
+                if call.attempt == 1 {
+                    self.lost_attempts = 0;
+                }
                 self.steps = call.step + 1;
                 self.phase = Phase::Calling(ActiveModelCall {
                     step: call.step,
@@ -346,6 +351,7 @@ impl State {
         let Phase::Calling(call) = self.phase else {
             return;
         };
+        self.lost_attempts += u32::from(failed.error.code == ErrorCode::PROCESS_LOST);
         self.phase = match failed.retry_at_us {
             Some(at_us) => Phase::Backoff(call, at_us),
             None => Phase::Failing(failed.error.clone()),

@@ -29,7 +29,7 @@ pub(crate) fn envelope_prompt(tools: &[CompactTool<'_>], output: Option<&Node>) 
         None => "{\"answer\":\"...\"}".to_owned(),
     };
     if tools.is_empty() {
-        return format!("Reply with JSON: {answer}");
+        return format!("Reply with JSON on one line: {answer}");
     }
     let mut text = String::from("Tools:\n");
     for tool in tools {
@@ -45,7 +45,7 @@ pub(crate) fn envelope_prompt(tools: &[CompactTool<'_>], output: Option<&Node>) 
     }
     let _ = write!(
         text,
-        "Reply with JSON. To use tools, several at once if they are independent: \
+        "Reply with JSON on one line. To use tools, several at once if they are independent: \
          {{\"tool_calls\":[{{\"name\":\"...\",\"arguments\":{{...}}}}]}}\n\
          When the results are enough: {answer}"
     );

@@ -108,6 +108,7 @@ fn the_golden_log_folds_to_its_state() {
         tier: 0,
         routed: true,
         escalate: None,
+        lost_attempts: 0,
         steps: 5,
         first_step: 4,
         repairs: 0,

@@ -1,7 +1,8 @@
 //! A new owner folds the log and goes on: nothing recorded is done again, nothing unsafe twice.
 
 use mainspring_session::{
-    ActiveModelCall, CallIndex, Command, Epoch, Fact, FactKind, Moment, Phase, PhaseKind, commands,
+    ActiveModelCall, CallIndex, Command, Epoch, Event, Fact, FactKind, Moment, Phase, PhaseKind,
+    commands,
 };
 
 use crate::support::{NOW, Session, agent, error_result, kinds, verifying};
@@ -68,6 +69,20 @@ fn a_lost_model_call_is_repeated_even_past_its_attempts() {
         assert!(matches!(orders[..], [Command::Wait { .. }, Command::CallModel(call)]
             if call.attempt == attempt + 1));
     }
+}
+
+#[test]
+fn a_crash_uses_up_none_of_the_attempts_at_a_model_call() {
+    let mut session = Session::asked(agent(&["small"]));
+    session.spec.limits.model_attempts_max = 2;
+    for _ in 1..4 {
+        session = session.reopened().0;
+    }
+    let events = session.tell(fact::model_failed(0, 4, fact::server_error()));
+    let Event::ModelCallFailed(failed) = &events[0] else {
+        panic!("a failure is recorded");
+    };
+    assert!(failed.retry_at_us.is_some(), "the first failure of two attempts is tried again");
 }
 
 #[test]

@@ -240,6 +240,7 @@ fn assert_transcript(state: &State) {
 fn assert_log(log: &[Event], spec: &AgentSpec) {
     let mut attempts: BTreeMap<CallIndex, u32> = BTreeMap::new();
     let (mut open, mut first_step, mut next_step, mut repairs) = (false, 0, 0, 0);
+    let mut lost_attempts = 0;
     for entry in log {
         match entry {
             Event::InputReceived(_) => {
@@ -252,10 +253,13 @@ fn assert_log(log: &[Event], spec: &AgentSpec) {
                 let new_step = call.step == next_step && call.attempt == 1;
                 assert!(same_step || new_step, "{call:?} after {next_step} steps");
                 next_step = call.step + 1;
+                lost_attempts = if call.attempt == 1 { 0 } else { lost_attempts };
             }
             Event::ModelCallFailed(failed) if failed.retry_at_us.is_some() => {
                 let lost = failed.error.code.as_str() == "process_lost";
-                assert!(lost || failed.attempt < spec.limits.model_attempts_max);
+                let counted = failed.attempt - lost_attempts;
+                assert!(lost || counted < spec.limits.model_attempts_max);
+                lost_attempts += u32::from(lost);
             }
             Event::AnswerRejected(rejected) if rejected.action == RejectAction::Repair => {
                 repairs += 1;

@@ -168,7 +168,7 @@ fn json_schema_mode_speaks_of_tools_and_results_in_text() {
         search(query: string, kind: \"file\"|\"line\", limit?: integer|null, \
         tree?: {children?: any[]}): Finds text.\n\
         add(b: number, a: number)\n\
-        Reply with JSON. To use tools, several at once if they are independent: \
+        Reply with JSON on one line. To use tools, several at once if they are independent: \
         {\"tool_calls\":[{\"name\":\"...\",\"arguments\":{...}}]}\n\
         When the results are enough: {\"answer\":\"...\"}";
     let expected = json!({"model": "m", "messages": [
@@ -193,7 +193,7 @@ fn a_typed_answer_in_json_schema_mode_stands_as_a_value() {
     let body = body(&codec(&spec, false), &messages);
     assert_eq!(
         body["messages"][0]["content"],
-        "Be brief.\n\nReply with JSON: {\"answer\":{n: integer}}"
+        "Be brief.\n\nReply with JSON on one line: {\"answer\":{n: integer}}"
     );
     assert_eq!(body["messages"][2]["content"], "{\"answer\":{\"n\":1}}");
     assert_eq!(body["messages"][3]["content"], "{\"answer\":\"no value\"}");
