@@ -140,12 +140,20 @@ async fn a_call_past_the_limits_waits_and_one_more_is_refused() {
         limits.concurrent_calls_max = 1;
         limits.waiting_calls_max = 1;
     }));
-    let held = tokio::spawn({
+    // The server is up before the first call is held, so that the others cannot come before it.
+    text(&server, "pid").await;
+    let hold = || {
         let server = server.clone();
-        async move { ask(&server, "hold").await }
-    });
+        tokio::spawn(async move { ask(&server, "hold").await })
+    };
+    let mut held = hold();
+    tokio::task::yield_now().await;
     // With the first call held, of these two one waits and the other is refused.
     let refused = loop {
+        if held.is_finished() {
+            held = hold();
+            tokio::task::yield_now().await;
+        }
         let mut short = call("echo", json!({}));
         short.timeout = Duration::from_millis(200);
         let (one, other) = tokio::join!(server.call(short.clone()), server.call(short));
