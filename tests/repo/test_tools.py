@@ -26,7 +26,13 @@ def test_missing_packages_are_named(present: set[str], has_venv: bool, wanted: l
 
 
 def test_every_target_has_a_help_line() -> None:
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     targets = [line.split()[1] for line in done.stdout.splitlines()]
     wanted = ["help", "demo", "test", "check", "fix", "one", "bench", "test-models"]
     assert targets == wanted
