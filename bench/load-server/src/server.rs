@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Socket, Type};
 
 use crate::answer::{Plan, Renderer};
 use crate::connection::{Connection, Gone, Phase};
@@ -53,6 +54,20 @@ enum Step {
     Chat(Plan),
 }
 
+/// Connections that may wait to be accepted. A burst of clients past it is answered only when they
+/// ask again after a second, which would be measured as their latency.
+const BACKLOG: i32 = 4096;
+
+/// A listener whose queue holds a burst of all the clients that a measurement starts.
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 impl Server {
     /// Listens on loopback.
     ///
@@ -61,7 +76,7 @@ impl Server {
     pub fn bind(options: Options) -> io::Result<Self> {
         let poll = Poll::new()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
-        let mut listener = TcpListener::bind(address)?;
+        let mut listener = TcpListener::from_std(listen(address)?);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Self {
             poll,
