@@ -1,5 +1,6 @@
 //! How a shard carries out a session's commands, and what it makes of their ends.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -76,12 +77,17 @@ impl Shard {
         let client = self.config.client.clone();
         let post = self.config.post.clone();
         let watched = live.watched.clone();
+        live.unwatched_text = Rc::default();
+        let unwatched_text = live.unwatched_text.clone();
         let task = tokio::task::spawn_local(async move {
             let mut on_delta = |delta: Delta<'_>| {
-                if let (true, Delta::Text(text) | Delta::Constrained(text)) = (watched.get(), delta)
-                {
-                    let text = text.to_owned();
-                    let _ = post.send(Mail::Delta { key, step, attempt, text });
+                if let Delta::Text(text) | Delta::Constrained(text) = delta {
+                    if watched.get() {
+                        let text = text.to_owned();
+                        let _ = post.send(Mail::Delta { key, step, attempt, text });
+                    } else {
+                        unwatched_text.borrow_mut().push_str(text);
+                    }
                 }
             };
             let call = std::panic::AssertUnwindSafe(client.call(request, &mut on_delta));

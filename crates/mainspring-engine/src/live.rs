@@ -3,7 +3,7 @@
 //! Invariant: at most one append is under way, and no command of an event is carried out, and no
 //! watcher sees it, before its append has been acknowledged.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,6 +71,8 @@ pub(crate) struct Live {
     pub(crate) waiting: Vec<Reply<SessionReport>>,
     pub(crate) cancelling: Vec<Reply<()>>,
     pub(crate) watched: Rc<Cell<bool>>,
+    /// Text of the answer being written, from before somebody watched.
+    pub(crate) unwatched_text: Rc<RefCell<String>>,
     pub(crate) watch: Watch,
 }
 
@@ -94,6 +96,7 @@ impl Live {
             waiting: Vec::new(),
             cancelling: Vec::new(),
             watched: Rc::new(Cell::new(false)),
+            unwatched_text: Rc::default(),
             watch: Watch::default(),
         }
     }

@@ -1,7 +1,7 @@
 //! What a shard does with a letter: requests from outside, and the ends of what it has begun.
 
 use mainspring_journal::AppendMode;
-use mainspring_session::{Epoch, ErrorCode, Fact, Failure, Part, Seq, SessionId, State};
+use mainspring_session::{Epoch, ErrorCode, Fact, Failure, Part, Phase, Seq, SessionId, State};
 
 use crate::live::{Key, Live};
 use crate::loader::{self, Loaded};
@@ -203,6 +203,12 @@ impl Shard {
         let alive = live.is_some();
         let reply = match live {
             Some(live) => {
+                if let (false, Phase::Calling(call)) = (live.watched.get(), &live.state.phase) {
+                    let text = live.unwatched_text.take();
+                    if !text.is_empty() {
+                        live.watch.delta(call.step, call.attempt, &text);
+                    }
+                }
                 live.watched.set(true);
                 if live.report.is_some() && from >= live.durable {
                     return reply(Ok(WatchBatch { items: Vec::new(), ended: true }));
