@@ -718,3 +718,28 @@ def test_a_thousand_sessions_run_at_once(tmp_path: Path) -> None:
             assert model.request_count == 2000
 
     asyncio.run(main())
+
+
+def test_a_cancel_after_the_turn_is_refused_while_a_late_tool_still_runs() -> None:
+    gate = threading.Event()
+
+    @tool(effect="read", timeout_s=0.05)
+    def stuck(x: int) -> int:
+        """Wait for the test."""
+        gate.wait()
+        return x
+
+    async def main() -> str:
+        with ScriptedModel([calls(call("stuck", x=1)), say("done")]) as model:
+            async with Engine("memory:") as engine:
+                run = await engine.start(Agent("a", model=model.model(), tools=[stuck]), "go")
+                assert await run.result() == "done"
+                try:
+                    await run.cancel()
+                except SessionError as error:
+                    return error.code
+                finally:
+                    gate.set()
+        return "accepted"
+
+    assert asyncio.run(main()) == "session_not_open"

@@ -16,16 +16,7 @@ impl Shard {
             Mail::Start(id, request, reply) => self.start(id, request, reply),
             Mail::Resume(request, reply) => self.resume(request, reply),
             Mail::Loaded(id, loaded) => self.loaded(id, *loaded),
-            Mail::Cancel(id, reason, reply) => match self.keys.get(&id) {
-                Some(key) => {
-                    let key = *key;
-                    if let Some(live) = self.lives.get_mut(&key) {
-                        live.cancelling.push(reply);
-                    }
-                    self.tell(key, Fact::CancelRequested { reason });
-                }
-                None => reply(Err(not_running(&id))),
-            },
+            Mail::Cancel(id, reason, reply) => self.cancel(&id, reason, reply),
             Mail::Wait(id, reply) => self.wait(id, reply),
             Mail::Watch(id, from, reply) => self.watch(id, from, reply),
             Mail::Appended(acks) => self.appended(acks),
@@ -40,6 +31,15 @@ impl Shard {
             Mail::Host(results) => results.into_iter().for_each(|result| self.job_ended(result)),
             Mail::Close => self.close(),
         }
+    }
+
+    fn cancel(&mut self, id: &SessionId, reason: String, reply: Reply<()>) {
+        let key = self.keys.get(id).copied().filter(|key| !self.is_between_turns(*key));
+        let Some((key, live)) = key.and_then(|key| Some((key, self.lives.get_mut(&key)?))) else {
+            return reply(Err(not_running(id)));
+        };
+        live.cancelling.push(reply);
+        self.tell(key, Fact::CancelRequested { reason });
     }
 
     fn admit(&self, id: &SessionId) -> Result<(), Failure> {
