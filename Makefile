@@ -1,6 +1,6 @@
 # Every target sets up what it needs first; the logic lives in tools/.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix one bench test-models
+.PHONY: help demo test check fix one bench crash sim sim-planted test-models
 
 SHELL := /bin/sh
 RUN := tools/python -m
@@ -25,6 +25,15 @@ one: ## run one test by name, Rust or Python: make one T=name
 
 bench: ## measure: release build, JSON and a table
 	@$(RUN) tools.bench
+
+crash: ## kill processes at random, again and again: make crash ROUNDS=n
+	@$(RUN) tools.crash "$(ROUNDS)"
+
+sim: ## simulate seeds with faults: make sim SEEDS=1000 SEED_START=0
+	@$(RUN) tools.sim $(or $(SEEDS),1000) $(or $(SEED_START),0)
+
+sim-planted: ## take one guard away at a time and see that the simulation notices
+	@$(RUN) tools.planted
 
 test-models: ## the tests that need the real models (pulls them first)
 	@$(RUN) tools.test_models

@@ -10,6 +10,7 @@ from pathlib import Path
 FILTERS: tuple[tuple[str, str], ...] = (
     (r"\x1b\[[0-9;?]*[A-Za-z]", ""),
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "<id>"),
+    (r"\b[0-9a-f]{32}\b", "<key>"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?", "<time>"),
     (r"\b\d\d:\d\d:\d\d(?:\.\d+)?\b", "<time>"),
     (r"\b\d+(?:\.\d+)? ?(?:s|ms|us|µs|ns)\b", "<duration>"),

@@ -34,7 +34,18 @@ REQUIREMENTS_DEMO = ROOT / "tools" / "requirements-demo.txt"
 NATIVE_MODULE = ROOT / "python" / "mainspring" / "_native.abi3.so"
 
 # Command that must be there -> Debian package that brings it.
-DEBIAN_PACKAGES = {"cc": "gcc", "ld": "binutils", "git": "git", "make": "make"}
+DEBIAN_PACKAGES = {
+    "cc": "gcc",
+    "ld": "binutils",
+    "git": "git",
+    "make": "make",
+    "pgbouncer": "pgbouncer",
+    "postgres": "postgresql",
+}
+
+# Read by Debian's packages of PostgreSQL when they are installed: they make and start a server of
+# their own unless it says no. The tests start theirs.
+CLUSTER_CONFIG = Path("/etc/postgresql-common/createcluster.conf")
 
 # What the native module is made from, beside everything under crates/.
 NATIVE_INPUTS = ("Cargo.toml", "Cargo.lock", "pyproject.toml")
@@ -64,7 +75,7 @@ def install_debian_packages() -> None:
         ToolError: packages are missing and this user or system cannot install them.
     """
     missing = missing_packages(
-        has_command=lambda name: shutil.which(name, path=environment()["PATH"]) is not None,
+        has_command=lambda name: find_command(name) is not None,
         has_venv=importlib.util.find_spec("ensurepip") is not None,
     )
     if not missing:
@@ -74,8 +85,19 @@ def install_debian_packages() -> None:
     env = environment() | {"DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
     with _told(f"Debian packages {' '.join(missing)}"):
+        if "postgresql" in missing and not CLUSTER_CONFIG.exists():
+            CLUSTER_CONFIG.parent.mkdir(exist_ok=True)
+            CLUSTER_CONFIG.write_text("create_main_cluster = false\n")
         run_quietly("apt-get update", ["apt-get", "update", "-q"], env=env)
         run_quietly("apt-get install", install, env=env)
+
+
+def find_command(name: str) -> Path | None:
+    """Find a command on the path of our tools or where Debian keeps those of servers."""
+    folders = [environment()["PATH"], "/usr/sbin"]
+    folders.extend(map(str, Path("/usr/lib/postgresql").glob("*/bin")))
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    return Path(found) if found else None
 
 
 def missing_packages(*, has_command: Callable[[str], bool], has_venv: bool) -> list[str]:

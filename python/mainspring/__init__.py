@@ -25,11 +25,13 @@ from mainspring.errors import (
 )
 from mainspring.mcp import Mcp
 from mainspring.models import Answer, Model, Route
+from mainspring.outcome import Outcome
 from mainspring.tool import Tool, tool
 
 if TYPE_CHECKING:
-    from mainspring.engine import Engine, Report, Run, SessionInfo
+    from mainspring.engine import Engine, Run
     from mainspring.events import Event
+    from mainspring.reports import Pending, Report, SessionInfo
 
 __all__ = [
     "Agent",
@@ -48,6 +50,8 @@ __all__ = [
     "McpError",
     "Model",
     "ModelError",
+    "Outcome",
+    "Pending",
     "Report",
     "Route",
     "Run",
@@ -63,9 +67,10 @@ __all__ = [
 _LATE = {
     "Engine": "mainspring.engine",
     "Event": "mainspring.events",
-    "Report": "mainspring.engine",
+    "Pending": "mainspring.reports",
+    "Report": "mainspring.reports",
     "Run": "mainspring.engine",
-    "SessionInfo": "mainspring.engine",
+    "SessionInfo": "mainspring.reports",
 }
 
 

@@ -20,13 +20,14 @@ from mainspring._schema import Signature, encode_result
 from mainspring.context import Context
 from mainspring.errors import MainspringError, from_failure
 from mainspring.models import Answer, Route, ToolCall, rejection
+from mainspring.outcome import Outcome
 from mainspring.tool import Tool
 
 __all__ = ["Lane"]
 
 _log = logging.getLogger("mainspring.tool")
 
-_TOOL, _VERIFY, _CANCEL, _START_THREAD, _RESOLVE = range(5)
+_TOOL, _VERIFY, _CANCEL, _START_THREAD, _RESOLVE, _POLICY, _RECONCILE = range(7)
 
 ERROR_CHARS_MAX = 4000
 """Characters of an exception's text that a model gets to read."""
@@ -37,7 +38,7 @@ class Lane:
 
     def __init__(self, native: NativeEngine, loop: asyncio.AbstractEventLoop) -> None:
         """Watches the engine's descriptor; `close` ends that."""
-        self._native = native
+        self.native = native
         self._loop = loop
         self._tools: list[_Job] = []
         self._verifiers: list[Callable[[Answer], Any]] = []
@@ -54,7 +55,7 @@ class Lane:
         number = len(self._tools)
         self._tools.append(_Job(tool))
         if not tool.is_async:
-            self._native.mark_sync(number)
+            self.native.mark_sync(number)
         return number
 
     def add_verifier(self, route: Route) -> int | None:
@@ -85,7 +86,7 @@ class Lane:
 
     def drain(self) -> None:
         """Takes everything the engine wants, and starts it."""
-        for item in self._native.drain():
+        for item in self.native.drain():
             kind = item[0]
             if kind == _TOOL:
                 self._start_tool(item)
@@ -96,10 +97,14 @@ class Lane:
             elif kind == _VERIFY:
                 check = self._verify(self._verifiers[item[2]], item)
                 self._tasks[item[1]] = self._loop.create_task(check)
+            elif kind == _POLICY:
+                self._tasks[item[1]] = self._loop.create_task(self._ask_policy(item))
+            elif kind == _RECONCILE:
+                self._tasks[item[1]] = self._loop.create_task(self._reconcile(item))
             elif kind == _START_THREAD:
                 threading.Thread(
                     target=_work,
-                    args=(self._native, self._tools),
+                    args=(self.native, self._tools),
                     name="mainspring-tool",
                     daemon=True,
                 ).start()
@@ -112,7 +117,7 @@ class Lane:
         """Stops watching, ends the tasks, and answers those who still wait."""
         self._closed = True
         self.drain()
-        self._loop.remove_reader(self._native.fd())
+        self._loop.remove_reader(self.native.fd())
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -130,6 +135,8 @@ class Lane:
     async def _run(self, job: "_Job", item: tuple[Any, ...]) -> None:
         """Runs one async tool, from arguments to report."""
         ticket: int = item[1]
+        if not self.native.may_act(item[9]):
+            return self._withhold(ticket)
         try:
             result = await job.call(item)
             text = result if type(result) is str else encode_result(result, tool=job.tool.name)
@@ -137,7 +144,7 @@ class Lane:
             self._loop.call_soon(self._report_cancelled, ticket)
             raise
         except BaseException as error:
-            self._native.failed(ticket, *failure_of(job.tool, error))
+            self.native.failed(ticket, *failure_of(job.tool, error))
             if isinstance(error, KeyboardInterrupt):
                 raise
         else:
@@ -146,6 +153,43 @@ class Lane:
             self._done.append((ticket, text))
         finally:
             del self._tasks[ticket]
+
+    def _withhold(self, ticket: int) -> None:
+        """Reports a call that was not run: this process may have lost its session meanwhile."""
+        del self._tasks[ticket]
+        self.native.withheld(ticket)
+
+    async def _ask_policy(self, item: tuple[Any, ...]) -> None:
+        """Asks a tool's policy whether a person must approve a call; in doubt a person must."""
+        ticket: int = item[1]
+        tool = self._tools[item[2]].tool
+        needed = True
+        try:
+            assert callable(tool.approve), "only such a tool has a policy"
+            answer = tool.approve(msgspec.json.decode(item[3]))
+            needed = bool(await answer if isinstance(answer, Awaitable) else answer)
+        except Exception as error:
+            _log.warning("approve of tool %r raised, a person is asked", tool.name, exc_info=error)
+        finally:
+            del self._tasks[ticket]
+            self.native.policy_answered(ticket, needed)
+
+    async def _reconcile(self, item: tuple[Any, ...]) -> None:
+        """Asks a tool's own function what became of a call whose process ended."""
+        ticket: int = item[1]
+        job = self._tools[item[2]]
+        outcome = Outcome.undecided("the reconcile function was cancelled")
+        try:
+            assert job.tool.reconcile is not None, "only such a tool is asked"
+            answer = job.tool.reconcile(msgspec.json.decode(item[3]), job.context(item))
+            found = await answer if isinstance(answer, Awaitable) else answer
+            outcome = _checked_outcome(found)
+        except Exception as error:
+            _log.warning("reconcile of tool %r raised", job.tool.name, exc_info=error)
+            outcome = Outcome.undecided(f"reconcile raised {type(error).__name__}: {error}")
+        finally:
+            del self._tasks[ticket]
+            self.native.reconciled(ticket, outcome.kind, outcome_text(outcome, job.tool.name))
 
     def _cancel(self, ticket: int) -> None:
         task = self._tasks.get(ticket)
@@ -156,7 +200,7 @@ class Lane:
     def _never_began(self, ticket: int, task: "asyncio.Future[Any]") -> None:
         """Reports a task that was cancelled before its first step, and so could not itself."""
         if self._tasks.pop(ticket, None) is not None:
-            self._native.cancelled(ticket)
+            self.native.cancelled(ticket)
 
     def _report_cancelled(self, ticket: int) -> None:
         """Reports a cancelled tool, unless it was cancelled because the program ends.
@@ -165,19 +209,19 @@ class Lane:
         has no outcome: its session is resumed later.
         """
         if not self._closing:
-            self._native.cancelled(ticket)
+            self.native.cancelled(ticket)
 
     def _flush(self) -> None:
         done, self._done = self._done, []
-        self._native.returned(done)
+        self.native.returned(done)
 
     async def _verify(self, verify: Callable[[Answer], Any], item: tuple[Any, ...]) -> None:
         """Asks a verify function about one answer, and reports its verdict."""
         ticket: int = item[1]
         try:
-            self._native.verified(ticket, await _verdict(verify, item[3]))
+            self.native.verified(ticket, await _verdict(verify, item[3]))
         except asyncio.CancelledError:
-            self._native.cancelled(ticket)
+            self.native.cancelled(ticket)
             raise
         finally:
             del self._tasks[ticket]
@@ -212,23 +256,43 @@ class _Job:
         """Calls the function; gives its result, or what is to be awaited for it."""
         arguments = self.decode(item[3])
         if self.signature.context_names:
-            context = Context(
-                session=item[4],
-                tool=self.tool.name,
-                call_id=item[5],
-                effect_id=item[6],
-                attempt=item[7],
-                deadline_s=item[8] / 1000,
-            )
+            context = self.context(item)
             for name in self.signature.context_names:
                 arguments[name] = context
         return self.fn(**arguments)
+
+    def context(self, item: tuple[Any, ...]) -> Context:
+        """What the function may know of its call."""
+        return Context(
+            session=item[4],
+            tool=self.tool.name,
+            call_id=item[5],
+            effect_id=item[6],
+            attempt=item[7],
+            deadline_s=item[8] / 1000,
+        )
+
+
+def _checked_outcome(found: object) -> Outcome:
+    if not isinstance(found, Outcome):
+        raise TypeError(f"reconcile gives an Outcome, not {type(found).__name__}")
+    return found
+
+
+def outcome_text(outcome: Outcome, tool: str) -> str:
+    """An outcome's value as the engine takes it: text."""
+    if outcome.kind == "done" and not isinstance(outcome.value, str):
+        return encode_result(outcome.value, tool=tool)
+    return "" if outcome.value is None else str(outcome.value)
 
 
 def _work(native: NativeEngine, tools: list[_Job]) -> None:
     """A thread that runs sync tools until the engine closes."""
     while (item := native.take_sync()) is not None:
         job = tools[item[2]]
+        if not native.may_act(item[9]):
+            native.withheld(item[1])
+            continue
         try:
             # A context of its own, so that no call sees what another set.
             result = contextvars.Context().run(job.call, item)

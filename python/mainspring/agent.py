@@ -225,6 +225,25 @@ class Agent(Generic[T_co]):
         spec["limits"] = self.limits.spec()
         return json.dumps(spec, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
+    def replace(self, **changes: Any) -> "Agent[Any]":
+        """The same agent with some of its arguments changed.
+
+        Args:
+            changes: Arguments of `Agent`, such as `model="..."` and `tools=[...]`.
+        """
+        unchanged: dict[str, Any] = {
+            "name": self.name,
+            "instructions": self.instructions,
+            "model": self.route,
+            "tools": self.tools,
+            "output": self.output,
+            "limits": self.limits,
+        }
+        unknown = sorted(set(changes) - set(unchanged))
+        if unknown:
+            raise TypeError(f"an agent has no {', '.join(unknown)}, it has {', '.join(unchanged)}")
+        return Agent(**(unchanged | changes))
+
     def run_sync(self, input: str, *, store: str = "memory:") -> T_co:  # noqa: A002  (API word)
         """Runs one turn in a new session and waits for its answer.
 

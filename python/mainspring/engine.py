@@ -7,195 +7,66 @@ it. Reading starts at `Engine.start`; `_lane` runs the tools.
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+import signal
+import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar
 
-from mainspring._lane import Lane, public_error
+from mainspring._lane import Lane, outcome_text, public_error
 from mainspring._native import NativeEngine
-from mainspring._schema import decode_output
 from mainspring.agent import Agent
-from mainspring.errors import MainspringError, from_failure
-from mainspring.events import TERMINAL, Event, ModelDelta, decode_event
+from mainspring.errors import from_failure
+from mainspring.events import Event, decode_event
 from mainspring.mcp import Mcp, McpTool
+from mainspring.outcome import Outcome
+from mainspring.reports import (
+    CompactReport,
+    DrainReport,
+    Pending,
+    PruneReport,
+    ReplayReport,
+    Report,
+    SessionInfo,
+    Status,
+    read_replay,
+    read_report,
+)
+from mainspring.run import Run
 from mainspring.tool import Tool
 
 __all__ = ["Engine", "Report", "Run", "SessionInfo", "run", "run_sync"]
 
-T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
+
+OnChange = Literal["continue", "pin", "refuse"]
+"""What to do with a session whose agent has changed: go on with the agent as it is now, go on with
+it as it was (its functions and keys are those of now), or refuse."""
+
+CLAIM_PAGE = 1000
+"""Sessions that the native engine claims at a time."""
 
 SESSIONS_PAGE_MAX = 1000
 """Sessions that one call of `Engine.sessions` lists at most."""
-
-Status = Literal["open", "finished", "failed", "cancelled"]
-"""How a session's last turn stands."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a session amounts to.
-
-    Args:
-        session: Its id.
-        status: How its last turn stands.
-        text: The answer, if it finished; the reason, if it was cancelled.
-        error: The error, if it failed.
-        input_tokens: Tokens read, over all turns.
-        output_tokens: Tokens written, over all turns.
-        cached_tokens: Of those read, from the providers' caches.
-        reasoning_tokens: Of those written, on reasoning.
-        cost_usd: US dollars, of the calls whose price is known.
-        steps: Steps of the last turn.
-    """
-
-    session: str
-    status: Status
-    text: str | None
-    error: MainspringError | None
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    reasoning_tokens: int
-    cost_usd: float
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """A session as a list shows it.
-
-    Args:
-        session: Its id.
-        status: How its last turn stands.
-        agent: The agent's name.
-        origin: Where the agent was loaded from, as `MODULE:AGENT`; None if not from a module.
-        epoch: How many owners it has had.
-        event_count: How many events it has.
-        created_us: Time of its first event, in microseconds since 1970 (UTC).
-        updated_us: Time of its last event.
-    """
-
-    session: str
-    status: Status
-    agent: str
-    origin: str | None
-    epoch: int
-    event_count: int
-    created_us: int
-    updated_us: int
-
-
-class Run(Generic[T_co]):
-    """A turn of a session, under way or ended."""
-
-    def __init__(self, lane: Lane, native: NativeEngine, agent: Agent[T_co], opened: Any) -> None:
-        """Made by `Engine.start` and `Engine.resume`."""
-        self._lane = lane
-        self._native = native
-        self._agent = agent
-        self.session: str = opened[0]
-        self.first_seq: int = opened[1]
-
-    def __repr__(self) -> str:
-        """Shows the session."""
-        return f"Run({self.session!r})"
-
-    @overload
-    async def result(self) -> T_co: ...
-
-    @overload
-    async def result(self, output: type[T]) -> T: ...
-
-    async def result(self, output: Any = None) -> Any:
-        """Waits for the end of the turn.
-
-        Args:
-            output: Type to read the answer as; the agent's own output type if None.
-
-        Returns:
-            The final answer.
-
-        Raises:
-            SessionFailed: The turn failed; `code` and `message` say why.
-            LimitError: It reached a limit.
-            ModelError: The model could not be reached or refused.
-            SessionCancelled: It was cancelled.
-            EngineError: The engine was closed; the session can be resumed.
-        """
-        report = await self.report()
-        if report.error is not None:
-            raise report.error
-        if report.status == "cancelled":
-            reason = report.text or "no reason given"
-            raise from_failure(
-                "cancelled",
-                f"session {self.session} was cancelled: {reason}",
-                None,
-                retryable=False,
-                session=self.session,
-            )
-        if report.status == "open":
-            raise from_failure(
-                "session_not_open",
-                f"session {self.session} stopped before its turn ended",
-                f"its log is kept: `mainspring resume {self.session}` goes on",
-                retryable=False,
-                session=self.session,
-            )
-        return decode_output(self._agent.output if output is None else output, report.text or "")
-
-    async def report(self) -> Report:
-        """Waits for the end of the turn and tells how it ended, without raising."""
-        return _report(self.session, await self._lane.ask(self._native.wait, self.session))
-
-    async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
-        """The turn's events in order, from its first to its last, then the live ones as they come.
-
-        It is safe to break off, and to come back with `after` set to the `seq` of the last event
-        seen. `ModelDelta` events come between the stored ones if the model streams.
-
-        Args:
-            after: Leave out events up to this position; None: begin with the turn.
-        """
-        seq = self.first_seq if after is None else after + 1
-        while True:
-            ended, items = await self._lane.ask(self._native.watch, self.session, seq)
-            for item in items:
-                if len(item) == 4:
-                    yield ModelDelta(step=item[0], attempt=item[1], text=item[2])
-                    continue
-                event = decode_event(*item)
-                seq = event.seq + 1
-                yield event
-                if isinstance(event, TERMINAL):
-                    return
-            if ended:
-                return
-
-    async def cancel(self, reason: str = "cancelled by the caller") -> None:
-        """Ends the turn. What is under way is stopped; every open tool call gets an outcome.
-
-        Raises:
-            SessionError: `session_not_open`, if the session is not running here.
-        """
-        await self._lane.ask(self._native.cancel, self.session, reason)
 
 
 class Engine:
     """Runs sessions of agents; use it as an async context manager.
 
     Args:
-        store: Where the logs are: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory:`,
-            which forgets.
-        agents: Agents whose interrupted sessions go on as soon as the engine is open; see
-            `resumed`.
+        store: Where the logs are: `sqlite:///relative.db`, `sqlite:////absolute.db`,
+            `postgresql://user@host/database`, or `memory:`, which forgets.
+        agents: Agents whose sessions this engine claims, by name, when it opens (see `resumed`) and
+            from then on: interrupted ones, submitted ones, and those of a process that is gone.
+        on_change: What to do with a claimed session whose agent has changed since.
         durability: `full`: an event that was acted on survives a power cut. `normal`: it survives
             `kill -9`, but a power cut may lose the last commits.
         threads_max: Threads for sync tools, all sessions together.
         sessions_max: Sessions alive at once in each of the engine's shards; None: 100,000.
         shard_count: Threads that run sessions; None: a quarter of the cores, at least 1.
+        lease_s: Seconds for which a process that is gone keeps its sessions, in a store that
+            several share; None: 3.
+        node: What other processes know this one by there; None: host name and process number.
 
     Raises:
         JournalError: The store cannot be opened; the message says why.
@@ -215,27 +86,33 @@ class Engine:
         store: str = "sqlite:///mainspring.db",
         *,
         agents: Sequence[Agent[Any]] = (),
+        on_change: OnChange = "continue",
         durability: Literal["full", "normal"] = "full",
         threads_max: int = 32,
         sessions_max: int | None = None,
         shard_count: int | None = None,
+        lease_s: float | None = None,
+        node: str | None = None,
     ) -> None:
         """Keeps the settings; entering the context opens the store."""
         self.store = store
         self.resumed: list[Run[Any]] = []
         self._agents = tuple(agents)
+        self._on_change: OnChange = on_change
         self._settings: dict[str, Any] = {
             "durability": durability,
             "threads_max": threads_max,
             "sessions_max": sessions_max,
             "shard_count": shard_count,
+            "lease_ms": None if lease_s is None else max(1, round(lease_s * 1000)),
+            "node": node,
         }
         self._open: tuple[NativeEngine, Lane] | None = None
         self._process = 0
         self._registered: dict[int, tuple[Agent[Any], asyncio.Future[int]]] = {}
 
     async def __aenter__(self) -> Self:
-        """Opens the store and resumes interrupted sessions of `agents`."""
+        """Opens the store and claims sessions of `agents`."""
         if self._open is not None:
             raise RuntimeError("the engine is open already")
         try:
@@ -245,7 +122,7 @@ class Engine:
         self._open = (native, Lane(native, asyncio.get_running_loop()))
         self._process = os.getpid()
         try:
-            await self._resume_all()
+            await self._claim()
         except BaseException:
             await self.close()
             raise
@@ -307,24 +184,35 @@ class Engine:
             McpError: An MCP server of the agent cannot be started.
             JournalError: The store cannot be written.
         """
-        native, lane = self._opened()
-        number = await self._register(agent)
-        content = json.dumps(_content(input), ensure_ascii=False).encode()
-        opened = await lane.ask(native.start, number, content, session, origin)
-        return Run(lane, native, agent, opened)
+        return await self._begin(agent, input, session, origin, submit=False)
+
+    async def submit(
+        self,
+        agent: Agent[T],
+        input: str | Sequence[Mapping[str, Any]],  # noqa: A002  (API word)
+        *,
+        session: str | None = None,
+        origin: str | None = None,
+    ) -> Run[T]:
+        """Stores a turn for whichever engine of the store claims the agent's sessions (`agents=`).
+
+        Takes what `start` takes, and returns once the turn is durable. `Run.result` waits for its
+        end, wherever it runs.
+        """
+        return await self._begin(agent, input, session, origin, submit=True)
 
     async def resume(
         self,
         session: str,
         agent: Agent[T],
         *,
-        on_change: Literal["continue", "refuse"] = "continue",
+        on_change: OnChange = "continue",
     ) -> Run[T]:
         """Continues a turn whose process is gone.
 
         Recorded model calls and tool results are not repeated. What was under way is: model calls,
-        and tools whose effect allows it; an `unsafe` tool is not run again, and the model is told
-        that its outcome is unknown.
+        and tools whose effect allows it; of an `unsafe` tool it is asked what became of it, its
+        `reconcile` function first and then a person (`Run.pending`, `Run.resolve`).
 
         Args:
             session: The session's id.
@@ -337,8 +225,190 @@ class Engine:
         """
         native, lane = self._opened()
         number = await self._register(agent)
-        opened = await lane.ask(native.resume, number, session, on_change == "refuse")
-        return Run(lane, native, agent, opened)
+        opened = await lane.ask(native.resume, number, session, on_change)
+        return Run(self, lane, agent, number, opened)
+
+    async def fork(
+        self,
+        session: str,
+        agent: Agent[T],
+        *,
+        at: int | None = None,
+        edit: str | Sequence[Mapping[str, Any]] | None = None,
+        input: str | Sequence[Mapping[str, Any]] | None = None,  # noqa: A002  (API word)
+        new_session: str | None = None,
+        origin: str | None = None,
+    ) -> Run[T]:
+        """Begins a new session with the first events of another, which are shared and not copied.
+
+        What was under way in the other is not in the fork: its last model call is made anew, with
+        the fork's agent, and approvals are asked for anew. Recorded results stand.
+
+        Args:
+            session: The other session; it may be running, and nothing of it changes.
+            agent: Who runs the fork: the same agent, or one with another model, other
+                instructions or other tools.
+            at: Position of the last event that both share; None: the last one there is.
+            edit: What event `at` says instead: an input's text or parts, the text of an answer or
+                of a tool's result.
+            input: What the user says next, where `at` is the end of a turn.
+            new_session: Id of the fork; None: a fresh one.
+            origin: Where the agent can be loaded from again, as `MODULE:AGENT`.
+
+        Raises:
+            AgentError: `agent_invalid`: there is no such event, or nothing to be edited in it.
+            SessionError: `session_not_found`.
+        """
+        native, lane = self._opened()
+        number = await self._register(agent)
+        text = edit if isinstance(edit, str) else None
+        parts = None if edit is None or text is not None else json.dumps(_content(edit)).encode()
+        content = None if input is None else json.dumps(_content(input)).encode()
+        opened = await lane.ask(
+            native.fork, number, session, at, new_session, text, parts, content, origin
+        )
+        return Run(self, lane, agent, number, opened)
+
+    async def pending(self, session: str | None = None, *, limit: int = 100) -> list[Pending]:
+        """Lists the tool calls that wait for a decision.
+
+        Args:
+            session: Only those of this session; None: of all that wait for nothing else, the
+                newest first.
+            limit: Sessions looked at, if there is no `session`.
+        """
+        native, lane = self._opened()
+        return [Pending(*each) for each in await lane.ask(native.pending, session, limit)]
+
+    async def approve(
+        self,
+        session: str,
+        call: int,
+        *,
+        approval: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        by: str | None = None,
+    ) -> None:
+        """Lets a tool call run that waits for approval; `Run.approve` without its agent.
+
+        The decision is stored; the session goes on when an engine resumes or claims it.
+
+        Args:
+            session: The session.
+            call: Position of the call among the session's tool calls.
+            approval: The request that is answered; None: whichever is open.
+            arguments: All arguments to run it with, if not those of the model.
+            by: Who decided, for the log.
+
+        Raises:
+            SessionError: `approval_used`: the call waits for no decision, or no longer.
+        """
+        native, lane = self._opened()
+        edited = None if arguments is None else json.dumps(dict(arguments), ensure_ascii=False)
+        await lane.ask(native.decide_approval, session, call, approval, edited, None, by, None)
+
+    async def deny(
+        self,
+        session: str,
+        call: int,
+        message: str = "no reason given",
+        *,
+        approval: str | None = None,
+        by: str | None = None,
+    ) -> None:
+        """Refuses a tool call that waits for approval; takes what `approve` and `Run.deny` take."""
+        native, lane = self._opened()
+        await lane.ask(native.decide_approval, session, call, approval, None, message, by, None)
+
+    async def resolve(
+        self, session: str, call: int, outcome: Outcome, *, by: str | None = None
+    ) -> None:
+        """Says what became of a call whose process ended; `Run.resolve` without its agent."""
+        native, lane = self._opened()
+        if outcome.kind == "undecided":
+            raise ValueError("an undecided outcome resolves nothing, give done, not_done or failed")
+        text = outcome_text(outcome, "resolve")
+        await lane.ask(native.decide_effect, session, call, outcome.kind, text, by, None)
+
+    async def replay(self, session: str) -> ReplayReport:
+        """Runs a session again against its recorded results; nothing outside is asked.
+
+        The recorded events must come out again, each the same to the byte.
+        """
+        native, lane = self._opened()
+        return read_replay(session, await lane.ask(native.replay, session))
+
+    async def state(self, session: str, *, at: int | None = None) -> dict[str, Any]:
+        """A session's state after event `at` (None: the last one), as plain data.
+
+        `messages` holds the conversation, `phase` what it was doing, `usage` and `cost_usd` what
+        it had used.
+        """
+        native, lane = self._opened()
+        until = None if at is None else at + 1
+        found: dict[str, Any] = json.loads(await lane.ask(native.state_at, session, until))
+        return found
+
+    async def prune(
+        self,
+        *,
+        older_than_s: float,
+        statuses: Sequence[Status] = ("finished", "failed", "cancelled"),
+        agent: str | None = None,
+        dry_run: bool = False,
+    ) -> PruneReport:
+        """Removes ended sessions for good. What forks share and sessions name stays.
+
+        Args:
+            older_than_s: Only those whose last event is older, in seconds.
+            statuses: Only those that ended so.
+            agent: Only those of this agent; None: of all.
+            dry_run: Only count.
+        """
+        native, lane = self._opened()
+        before_us = int((time.time() - older_than_s) * 1e6)
+        counts = await lane.ask(native.prune, before_us, list(statuses), agent, dry_run)
+        return PruneReport(*counts)
+
+    async def compact(self) -> CompactReport:
+        """Gives the room of what was removed back to the system; appends wait meanwhile."""
+        native, lane = self._opened()
+        return CompactReport(*await lane.ask(native.compact))
+
+    async def drain(self, within_s: float = 30.0) -> DrainReport:
+        """Shuts down without cutting anything short; `close` afterwards.
+
+        Nothing new is begun. A step that is under way may end; then its session is let go of, and
+        another process of the store can go on with it at once.
+
+        Args:
+            within_s: After so many seconds, what still runs is dropped; it can be resumed.
+        """
+        native, lane = self._opened()
+        return DrainReport(*await lane.ask(native.drain_sessions, max(0, round(within_s * 1000))))
+
+    async def serve(
+        self,
+        *,
+        within_s: float = 30.0,
+        signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+    ) -> DrainReport:
+        """Runs until the process is told to end by one of these signals, then drains.
+
+        Args:
+            within_s: Seconds that the drain may take.
+            signals: What ends it. Their handlers are removed again before this returns.
+        """
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        for each in signals:
+            loop.add_signal_handler(each, told.set)
+        try:
+            await told.wait()
+            return await self.drain(within_s)
+        finally:
+            for each in signals:
+                loop.remove_signal_handler(each)
 
     async def sessions(
         self, *, status: Status | None = None, limit: int = 100, before: str | None = None
@@ -369,7 +439,7 @@ class Engine:
     async def report(self, session: str) -> Report:
         """Waits for the end of a session's turn, if one runs, and tells how it ended."""
         native, lane = self._opened()
-        return _report(session, await lane.ask(native.wait, session))
+        return read_report(session, await lane.ask(native.wait, session))
 
     def _opened(self) -> tuple[NativeEngine, Lane]:
         if self._open is None:
@@ -381,15 +451,31 @@ class Engine:
             )
         return self._open
 
-    async def _resume_all(self) -> None:
+    async def _begin(
+        self, agent: Agent[T], said: Any, session: str | None, origin: str | None, *, submit: bool
+    ) -> Run[T]:
         native, lane = self._opened()
-        by_name = {agent.name: agent for agent in self._agents}
-        if not by_name:
+        number = await self._register(agent)
+        content = json.dumps(_content(said), ensure_ascii=False).encode()
+        opened = await lane.ask(native.start, number, content, session, origin, submit)
+        return Run(self, lane, agent, number, opened)
+
+    async def _claim(self) -> None:
+        native, lane = self._opened()
+        if not self._agents:
             return
-        for head in await lane.ask(native.open_sessions):
-            agent = by_name.get(head[2])
-            if agent is not None:
-                self.resumed.append(await self.resume(head[0], agent))
+        agents = {agent.name: agent for agent in self._agents}
+        numbers = {name: await self._register(agent) for name, agent in agents.items()}
+        claimed: list[Any] = []
+        while True:
+            page = await lane.ask(native.claim, list(numbers.values()), self._on_change)
+            claimed += page
+            if len(page) < CLAIM_PAGE:
+                break
+        for session, first_seq, name in claimed:
+            opened = (session, first_seq)
+            run = Run[Any](self, lane, agents[name], numbers[name], opened)
+            self.resumed.append(run)
 
     async def _register(self, agent: Agent[Any]) -> int:
         """The agent's number; compiled once, however many sessions ask at the same time."""
@@ -436,12 +522,6 @@ def _content(value: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     return [dict(part) for part in value]
-
-
-def _report(session: str, report: Any) -> Report:
-    status, text, failure, *numbers = report
-    error = from_failure(*failure, session=session) if failure else None
-    return Report(session, status, text, error, *numbers)
 
 
 async def run(agent: Agent[T], input: str, *, store: str = "memory:") -> T:  # noqa: A002  (API word)

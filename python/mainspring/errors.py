@@ -155,10 +155,14 @@ def from_failure(
 
 _BY_CODE: dict[str, type[MainspringError]] = {
     "answer_rejected": SessionFailed,
+    "approval_denied": ToolError,
+    "approval_used": SessionError,
     "cancelled": SessionCancelled,
     "internal": EngineError,
+    "lease_lost": SessionError,
     "output_invalid": SessionFailed,
     "process_lost": SessionFailed,
+    "replay_diverged": SessionError,
     "verify_failed": SessionFailed,
 }
 

@@ -14,7 +14,11 @@ from mainspring.errors import MainspringError, from_failure
 __all__ = [
     "AnswerRejected",
     "AnswerVerified",
+    "ApprovalDecided",
+    "ApprovalRequested",
     "CancelRequested",
+    "EffectResolved",
+    "EffectUnknown",
     "EpochTaken",
     "Event",
     "Failure",
@@ -29,6 +33,7 @@ __all__ = [
     "SessionCancelled",
     "SessionFailed",
     "SessionFinished",
+    "SessionForked",
     "SessionStarted",
     "ToolCallFailed",
     "ToolCallFinished",
@@ -150,6 +155,21 @@ class SessionStarted(Event, frozen=True, kw_only=True, tag="session_started"):
     agent: str
     fingerprint: str
     origin: str | None = None
+    store: str = ""
+    held: bool = False
+
+
+class SessionForked(Event, frozen=True, kw_only=True, tag="session_forked"):
+    """The session began with the events of `parent` up to here, and perhaps one thing edited."""
+
+    session: str
+    parent: str
+    epoch: int
+    agent: str
+    fingerprint: str
+    origin: str | None = None
+    store: str = ""
+    edit: dict[str, Any] | None = None
 
 
 class InputReceived(Event, frozen=True, kw_only=True, tag="input_received"):
@@ -202,6 +222,7 @@ class ModelCallFailed(Event, frozen=True, kw_only=True, tag="model_call_failed")
     attempt: int
     error: Failure
     retry_at_us: int | None = None
+    retry_after_ms: int | None = None
 
 
 class AnswerVerified(Event, frozen=True, kw_only=True, tag="answer_verified"):
@@ -253,6 +274,41 @@ class ToolCallLate(Event, frozen=True, kw_only=True, tag="tool_call_late"):
     error: Failure | None = None
 
 
+class ApprovalRequested(Event, frozen=True, kw_only=True, tag="approval_requested"):
+    """A tool call waits for a person; `approval` names this request, which is answered once."""
+
+    call: int
+    approval: str
+
+
+class ApprovalDecided(Event, frozen=True, kw_only=True, tag="approval_decided"):
+    """A person answered a request: `granted`, perhaps with other arguments, or `denied`."""
+
+    call: int
+    approval: str
+    decision: str
+    arguments: str | None = None
+    message: str | None = None
+    by: str | None = None
+
+
+class EffectUnknown(Event, frozen=True, kw_only=True, tag="effect_unknown"):
+    """The process ended while an unsafe tool ran: what became of the call must be found out."""
+
+    call: int
+    attempt: int
+
+
+class EffectResolved(Event, frozen=True, kw_only=True, tag="effect_resolved"):
+    """What became of such a call: `done`, `not_done`, `failed`, or still `undecided`."""
+
+    call: int
+    outcome: str
+    text: str | None = None
+    message: str | None = None
+    by: str | None = None
+
+
 class CancelRequested(Event, frozen=True, kw_only=True, tag="cancel_requested"):
     """Somebody asked for the turn to end."""
 
@@ -272,6 +328,8 @@ class EpochTaken(Event, frozen=True, kw_only=True, tag="epoch_taken"):
 
     epoch: int
     fingerprint: str
+    store: str = ""
+    held: bool = False
 
 
 class SessionFinished(Event, frozen=True, kw_only=True, tag="session_finished"):
@@ -317,6 +375,7 @@ TERMINAL = (SessionFinished, SessionFailed, SessionCancelled)
 
 _Stored = (
     SessionStarted
+    | SessionForked
     | InputReceived
     | RouteDecided
     | ModelCallStarted
@@ -328,6 +387,10 @@ _Stored = (
     | ToolCallFinished
     | ToolCallFailed
     | ToolCallLate
+    | ApprovalRequested
+    | ApprovalDecided
+    | EffectUnknown
+    | EffectResolved
     | CancelRequested
     | LimitReached
     | EpochTaken

@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -22,20 +22,28 @@ from typing import (
 )
 
 from mainspring._docstring import docstring_of, parse
+from mainspring.context import Context
 from mainspring.errors import AgentError
+from mainspring.outcome import Outcome
 
 if TYPE_CHECKING:
     from mainspring._schema import Signature
 
-__all__ = ["Effect", "RETRIES_MAX", "Tool", "as_tool", "tool"]
+__all__ = ["Approve", "Effect", "RETRIES_MAX", "Reconcile", "Tool", "as_tool", "tool"]
 
 Effect = Literal["read", "idempotent", "keyed", "unsafe"]
 """What doing a tool call twice would do; decides what happens to it after a crash.
 
 `read` changes nothing and `idempotent` leaves the same state: both run again. `keyed` runs again
 with the same `Context.effect_id`, which the other side recognises. `unsafe` never runs again by
-itself.
+itself: its `reconcile` function is asked what became of it, or else a person.
 """
+
+Approve = bool | Callable[[dict[str, Any]], bool | Awaitable[bool]]
+"""Whether a person must approve a call: always, never, or what a function of its arguments says."""
+
+Reconcile = Callable[[dict[str, Any], Context], Outcome | Awaitable[Outcome]]
+"""Finds out what became of a call whose process ended, from its arguments and context."""
 
 RETRIES_MAX = 20
 """Most extra attempts that `retry` may ask for."""
@@ -61,6 +69,8 @@ class Tool(Generic[P, R_co]):
         effect: What a repetition would do.
         timeout_s: Seconds that one attempt may take.
         retry: Extra attempts after a failed one.
+        approve: Whether a person must approve a call.
+        reconcile: Finds out what became of a call whose process ended; None: a person does.
         is_async: Whether calling `fn` gives something to await.
     """
 
@@ -73,6 +83,8 @@ class Tool(Generic[P, R_co]):
         effect: Effect = "unsafe",
         timeout_s: float = 60.0,
         retry: int = 0,
+        approve: Approve = False,
+        reconcile: Reconcile | None = None,
     ) -> None:
         """Checks every argument; `tool` documents them."""
         _check_function(fn)
@@ -85,6 +97,8 @@ class Tool(Generic[P, R_co]):
         self.effect: Effect = effect
         self.timeout_s = timeout_s
         self.retry = retry
+        self.approve = approve
+        self.reconcile = reconcile
         self.is_async = _is_async(fn)
         _check_options(self)
 
@@ -111,6 +125,8 @@ class Tool(Generic[P, R_co]):
             effect=self.effect,
             timeout_s=self.timeout_s,
             retry=self.retry,
+            approve=self.approve,
+            reconcile=self.reconcile,
         )
 
     def __repr__(self) -> str:
@@ -136,7 +152,7 @@ class Tool(Generic[P, R_co]):
 
     def spec(self) -> dict[str, Any]:
         """The tool as the engine takes it: plain data."""
-        return {
+        spec: dict[str, Any] = {
             "name": self.name,
             "description": self.description,
             "parameters": self.parameters,
@@ -144,6 +160,11 @@ class Tool(Generic[P, R_co]):
             "timeout_ms": max(1, round(self.timeout_s * 1000)),
             "attempts_max": self.retry + 1,
         }
+        if self.approve is not False:
+            spec["approve"] = "always" if self.approve is True else "policy"
+        if self.reconcile is not None:
+            spec["reconcile"] = True
+        return spec
 
 
 @overload
@@ -158,6 +179,8 @@ def tool(
     effect: Effect = "unsafe",
     timeout_s: float = 60.0,
     retry: int = 0,
+    approve: Approve = False,
+    reconcile: Reconcile | None = None,
 ) -> Callable[[Callable[P, R_co]], Tool[P, R_co]]: ...
 
 
@@ -170,6 +193,8 @@ def tool(
     effect: Effect = "unsafe",
     timeout_s: float = 60.0,
     retry: int = 0,
+    approve: Approve = False,
+    reconcile: Reconcile | None = None,
 ) -> Any:
     """Makes a function a tool; use it as `@tool` or `@tool(...)`.
 
@@ -184,6 +209,11 @@ def tool(
         effect: What a repetition would do: `read`, `idempotent`, `keyed` or `unsafe`.
         timeout_s: Seconds that one attempt may take.
         retry: Extra attempts after a failed one, at most 20; 0 where `effect` is `unsafe`.
+        approve: True: a person must approve every call (`Run.approve`) before it runs. A function,
+            sync or async, is given the arguments and says whether a person must; one that raises
+            means yes. An approval counts once.
+        reconcile: Given arguments and `Context` of an `unsafe` call whose process ended, it gives
+            an `Outcome`; without it, or where it raises, the call waits for `Run.resolve`.
 
     Raises:
         AgentError: `agent_invalid`, when an option is outside of what is allowed.
@@ -207,6 +237,8 @@ def tool(
             effect=effect,
             timeout_s=timeout_s,
             retry=retry,
+            approve=approve,
+            reconcile=reconcile,
         )
 
     return make if fn is None else make(fn)
@@ -279,9 +311,28 @@ def _check_options(made: Tool[..., Any]) -> None:
         raise AgentError(
             "agent_invalid", f'retry of tool "{name}" is {retry}, must be 0 to {RETRIES_MAX}'
         )
+    _check_functions(made)
     if retry and made.effect == "unsafe":
         raise AgentError(
             "agent_invalid",
             f'retry of tool "{name}" is {retry}, must be 0 where effect is "unsafe"',
             'say what a repetition does, such as effect="idempotent", or leave retry out',
+        )
+
+
+def _check_functions(made: Tool[..., Any]) -> None:
+    name = made.name
+    approve: object = made.approve
+    if not (isinstance(approve, bool) or callable(approve)):
+        kind = type(approve).__name__
+        raise TypeError(f'approve of tool "{name}" is a bool or a function, not {kind}')
+    reconcile: object = made.reconcile
+    if not (reconcile is None or callable(reconcile)):
+        kind = type(reconcile).__name__
+        raise TypeError(f'reconcile of tool "{name}" is a function, not {kind}')
+    if reconcile is not None and made.effect != "unsafe":
+        raise AgentError(
+            "agent_invalid",
+            f'tool "{name}" has a reconcile function and effect {made.effect!r}',
+            "only a tool of effect unsafe needs one: the others are run again",
         )

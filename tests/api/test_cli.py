@@ -17,7 +17,22 @@ from mainspring.cli import COMMANDS, load_command
 from mainspring.testing import ScriptedModel, call, calls, say, wait_for
 from tests.api.cli_support import AGENTS, Desk, command, matches_snapshot
 
-HELP_PAGES = ("run", "resume", "sessions", "show", "doctor")
+HELP_PAGES = (
+    "run",
+    "resume",
+    "effects",
+    "effects list",
+    "effects approve",
+    "effects deny",
+    "effects resolve",
+    "fork",
+    "sessions",
+    "show",
+    "replay",
+    "prune",
+    "worker",
+    "doctor",
+)
 
 
 @pytest.fixture
@@ -38,7 +53,7 @@ def desk(tmp_path: Path, model: ScriptedModel) -> Desk:
 
 
 def test_help_snapshot(desk: Desk) -> None:
-    pages = [desk.run("--help"), *(desk.run(name, "--help") for name in HELP_PAGES)]
+    pages = [desk.run("--help"), *(desk.run(*page.split(), "--help") for page in HELP_PAGES)]
     assert {page.code for page in pages} == {0}
     matches_snapshot("cli_help.txt", "\n".join(page.out for page in pages))
 

@@ -169,7 +169,7 @@ REFUSED = {
     "base_url_alone": ("run", "what now?", "--base-url", "http://127.0.0.1:9/v1"),
     "unknown_model": ("run", "what now?", "--model", "nosuch"),
     "store_folder_missing": ("run", "bots:agent", "go", "--store", "sqlite:///no/such.db"),
-    "store_unknown_kind": ("run", "bots:agent", "go", "--store", "postgres://secret@host/db"),
+    "store_unknown_kind": ("run", "bots:agent", "go", "--store", "mysql://secret@host/db"),
     "session_id_invalid": ("run", "bots:agent", "go", "--session", "no good"),
     "resume_unknown": ("resume", "nobody"),
     "show_unknown": ("show", "nobody"),
@@ -264,7 +264,11 @@ def test_an_interrupted_run_can_be_resumed(desk: Desk, sent: signal.Signals) -> 
         assert "interrupted; go on with: mainspring resume w" in err
         listed = own.run("sessions", "--status", "open", "--json")
         assert [each["session"] for each in listed.document] == ["w"]
-        # The tool waits for ever once more; an agent of the same name without it is told so.
+        # The tool would wait for ever once more. This agent has no such tool, so nothing says what
+        # a repetition would do, and a person is asked.
+        asked = own.run("resume", "w", "bots:agent")
+        assert (asked.code, asked.out) == (3, "")
+        assert own.run("effects", "resolve", "w", "--failed", "it is gone").code == 0
         done = own.run("resume", "w", "bots:agent")
     assert (done.code, done.out) == (0, "late but well\n")
     assert busy.code == 1

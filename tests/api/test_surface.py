@@ -15,7 +15,7 @@ from mainspring import MainspringError, errors
 from mainspring._native import error_catalogue
 
 PUBLIC = ["", ".agent", ".context", ".engine", ".errors", ".events", ".mcp", ".models"]
-PUBLIC += [".testing", ".tool"]
+PUBLIC += [".outcome", ".reports", ".run", ".testing", ".tool"]
 CODES = [code for code, _, _ in error_catalogue()]
 CLASSES = [getattr(errors, name) for name in errors.__all__ if name != "from_failure"]
 
@@ -33,10 +33,14 @@ AREAS = {
 }
 ALONE = {
     "answer_rejected": errors.SessionFailed,
+    "approval_denied": errors.ToolError,
+    "approval_used": errors.SessionError,
     "cancelled": errors.SessionCancelled,
     "internal": errors.EngineError,
+    "lease_lost": errors.SessionError,
     "output_invalid": errors.SessionFailed,
     "process_lost": errors.SessionFailed,
+    "replay_diverged": errors.SessionError,
     "verify_failed": errors.SessionFailed,
 }
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mainspring import Engine
+from mainspring import Engine, Outcome
 from mainspring.testing import Request, ScriptedModel, Step, wait_for
 from tests.e2e import worker
 from tests.e2e._support import (
@@ -169,6 +169,37 @@ def test_a_process_killed_inside_a_tool_repeats_only_what_may_be_repeated(
             except BaseException as error:
                 error.add_note(f"killed inside tool run {position}")
                 raise
+
+
+def test_without_a_function_to_ask_a_person_says_what_became_of_an_unsafe_tool(
+    bench: Bench,
+) -> None:
+    decided = 0
+    with kill_model() as model:
+        for position in range(len(worker.EFFECTS) * worker.CALLS_PER_EFFECT):
+            job = {**bench.job(f"person-{position}", model), "person": True}
+            bench.worker.begin("one", **job, death=[position, position % 2 == 0])
+            assert bench.worker.exit_code() == -signal.SIGKILL
+            session = job["session"]
+            decided += asyncio.run(_decide(job, bench.traces))
+            log = read_log(job["store"], session)
+            check_session(log, bench.traces.of(session), _requests(model, session))
+    assert decided > 0
+
+
+async def _decide(job: dict[str, Any], traces: Traces) -> int:
+    """Resumes a session and says what became of its lost calls; gives how many there were."""
+    made = {trace["effect_id"] for trace in traces.of(job["session"])}
+    async with Engine(job["store"]) as engine:
+        run = await engine.resume(job["session"], worker.make_agent(job))
+        lost = await run.pending()
+        for each in lost:
+            assert each.approval is None
+            done = Outcome.done(f"{each.tool} done")
+            outcome = done if each.effect_id in made else Outcome.not_done()
+            await run.resolve(each, outcome, by="a person")
+        assert await run.result() == ANSWER
+    return len(lost)
 
 
 def test_a_process_killed_while_a_model_answers_asks_that_model_again_and_no_other(

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mainspring._native import JournalReader
 from mainspring.testing import Request, ScriptedModel, Step
 from tests.e2e import worker
-from tests.e2e._support import Traces, Worker, check_session, read_log, session_of, work_step
+from tests.e2e._support import Logs, Traces, Worker, check_all, work_step
 
 SESSION_COUNT = 100
 DEATHS_MAX = 5
@@ -80,20 +79,13 @@ def test_a_hundred_sessions_finish_though_their_processes_are_killed_at_random(
             assert code in (0, -signal.SIGKILL), process.lines
             acked |= {line["session"] for line in process.said("acked")}
             assert acked <= _known(store), "an acknowledged session is not in the journal"
-        requests: dict[str, list[Request]] = {}
-        for request in model.requests:
-            requests.setdefault(session_of(request), []).append(request)
+        requests = model.requests
     # A process dies before it has had two answers for each session, and each session needs four.
     assert deaths >= 2
     assert _known(store) == set(sessions)
-    left = traces.by_session()
-    for session in sessions:
-        check_session(read_log(store, session), left[session], requests[session])
+    assert check_all(store, traces.by_session(), requests) == SESSION_COUNT
 
 
 def _known(store: str) -> set[str]:
-    reader = JournalReader(store)
-    try:
-        return {head[0] for head in reader.sessions(None, 1000, None)}
-    finally:
-        reader.close()
+    with Logs(store) as logs:
+        return set(logs.sessions())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mainspring import Engine, JournalError
-from mainspring.events import SessionFinished, ToolCallFailed
+from mainspring import Engine, JournalError, Outcome
+from mainspring.events import EffectUnknown, SessionFinished
 from mainspring.testing import ScriptedModel, call, calls, say
 from tests.e2e import worker
 from tests.e2e._support import Worker, read_log
@@ -90,12 +90,15 @@ def test_the_processes_of_an_mcp_server_end_with_a_killed_engine(tmp_path: Path)
         _wait_until_gone(child)
         assert asyncio.run(_resume(job)) == "done"
     log = [event for _, event in read_log(store, "family")]
-    (failed,) = [event for event in log if isinstance(event, ToolCallFailed)]
-    assert failed.error.code == "tool_outcome_unknown"
+    (unknown,) = [event for event in log if isinstance(event, EffectUnknown)]
+    assert (unknown.call, unknown.attempt) == (0, 1)
     assert isinstance(log[-1], SessionFinished)
 
 
 async def _resume(job: dict[str, str]) -> str:
     async with Engine(job["store"]) as engine:
         run = await engine.resume(job["session"], worker.mcp_agent(job))
+        # The server that knew is gone, so a person says what became of the call.
+        (lost,) = await run.pending()
+        await run.resolve(lost, Outcome.failed("it never answered"))
         return await run.result()

@@ -1,8 +1,7 @@
-"""A process to be killed: runs one job after the other, each in a fork of its own.
+"""What a process to be killed does: the agents of the kill tests, and jobs that run them.
 
-Owns the agents of the kill tests and the jobs that run them. Invariant: a job begins in a process
-that has imported everything and opened nothing, so that a test can afford a hundred of them. Start
-reading at `serve`; `_support.Worker` is the other side.
+Invariant: a tool leaves its trace outside of the process, and dies only where a job says so. Start
+reading at `one`; `jobs.py` runs the jobs, `_support.Worker` is the other side.
 """
 
 import asyncio
@@ -12,11 +11,11 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from mainspring import Agent, Context, Engine, JournalError, Mcp, Model, tool
+from mainspring import Agent, Context, Engine, JournalError, Mcp, Model, Outcome, Tool, tool
+from tests.e2e import effects
 
 STEP_COUNT = 3
 EFFECTS = ("read", "idempotent", "keyed", "unsafe")
@@ -26,10 +25,12 @@ GO = signal.SIGUSR1
 # The user without rights, on every Linux.
 NOBODY = 65534
 
-# Where tools leave a line for every time they ran; set once by `make_agent`.
-_effects_path = ""
+# Where tools leave a trace of every time they ran: a file, or a server's URL; set by `make_agent`.
+_effects = ""
 # Which tool call ends its process, and whether before or after its effect: (line, before).
 _death: tuple[int, bool] | None = None
+# After which tool call the process stops, until somebody lets it go on.
+_stop: int | None = None
 _lock = threading.Lock()
 _ran = 0
 
@@ -42,20 +43,33 @@ def _ran_once(ctx: Context, name: str) -> str:
         _ran += 1
     if _death == (position, True):
         os.kill(os.getpid(), signal.SIGKILL)
-    line = {
+    record = {
         "session": ctx.session,
         "tool": name,
         "call_id": ctx.call_id,
         "effect_id": ctx.effect_id,
         "attempt": ctx.attempt,
+        "pid": os.getpid(),
     }
-    # One write to a file that is only appended to: the line is whole or missing.
-    file = os.open(_effects_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(file, json.dumps(line).encode() + b"\n")
-    os.close(file)
+    effects.leave(_effects, record)
     if _death == (position, False):
         os.kill(os.getpid(), signal.SIGKILL)
+    if position == _stop:
+        os.kill(os.getpid(), signal.SIGSTOP)
     return f"{name} done"
+
+
+def die_after(count: int) -> None:
+    """Makes this process die after so many more effects."""
+    global _death
+    with _lock:
+        _death = (_ran + count, False)
+
+
+def stop_after(position: int) -> None:
+    """Makes this process stop right after the effect of its tool call at this position."""
+    global _stop
+    _stop = position
 
 
 @tool(effect="read")
@@ -76,23 +90,41 @@ def keyed_it(ctx: Context) -> str:
     return _ran_once(ctx, "keyed_it")
 
 
-@tool(effect="unsafe")
+def find_out(arguments: dict[str, Any], ctx: Context) -> Outcome:
+    """What became of a call of an unsafe tool, as its traces tell."""
+    if effects.was_left(_effects, ctx.effect_id):
+        return Outcome.done(f"{ctx.tool} done")
+    return Outcome.not_done()
+
+
 async def unsafe_it(ctx: Context) -> str:
     """Send something."""
     return _ran_once(ctx, "unsafe_it")
 
 
 def make_agent(job: dict[str, Any]) -> Agent[str]:
-    """The agent of the kill tests, for a model server and a file of effects."""
-    global _effects_path
-    _effects_path = job["effects"]
+    """The agent of the kill tests, for a model server and a place for effects.
+
+    With `person` in the job, nothing but a person can tell what became of the unsafe tool; with
+    `on_loop` all tools run on the event loop, so that no two are under way at once.
+    """
+    global _effects
+    _effects = job["effects"]
     model = Model("scripted", base_url=job["base_url"], api_key="none")
-    return Agent(
-        "worker",
-        instructions="Do it.",
-        model=model,
-        tools=[read_it, idempotent_it, keyed_it, unsafe_it],
-    )
+    reconcile = None if job.get("person") else find_out
+    tools: list[Tool[..., Any]] = [read_it, idempotent_it, keyed_it]
+    if job.get("on_loop"):
+        tools = [read_it, _on_loop(idempotent_it), _on_loop(keyed_it)]
+    tools.append(Tool(unsafe_it, reconcile=reconcile))
+    return Agent("worker", instructions="Do it.", model=model, tools=tools)
+
+
+def _on_loop(threaded: Tool[..., str]) -> Tool[..., Any]:
+    async def run(ctx: Context) -> str:
+        return threaded(ctx)
+
+    name, description = threaded.name, threaded.description
+    return Tool(run, name=name, description=description, effect=threaded.effect)
 
 
 def emit(event: str, **fields: Any) -> None:
@@ -216,44 +248,3 @@ async def full_disk(job: dict[str, Any]) -> None:
         else:
             run = await engine.start(agent, job["session"], session=job["session"])
         emit("result", text=await run.result())
-
-
-JOBS: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
-    "one": one,
-    "load": load,
-    "hold": hold,
-    "mcp": mcp,
-    "read_only": read_only,
-    "full_disk": full_disk,
-}
-
-
-def serve() -> None:
-    """Takes one job for each line of standard input, until it ends."""
-    for line in sys.stdin:
-        job = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            _be_child(job)
-        _, status = os.waitpid(pid, 0)
-        emit("exit", child=pid, code=os.waitstatus_to_exitcode(status))
-
-
-def _be_child(job: dict[str, Any]) -> None:
-    code = 1
-    try:
-        emit("begun")
-        asyncio.run(_run(job))
-        code = 0
-    except BaseException as error:
-        emit("raised", text=f"{type(error).__name__}: {error}")
-    finally:
-        os._exit(code)
-
-
-async def _run(job: dict[str, Any]) -> None:
-    await JOBS[job["job"]](job)
-
-
-if __name__ == "__main__":
-    serve()

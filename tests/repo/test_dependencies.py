@@ -8,8 +8,9 @@ import pytest
 
 from tools.common import ROOT, environment, native_environment, source_files
 
-# The first set came to 282; a clean build must fit in 15 minutes on 2 cores.
-PACKAGES_MAX = 300
+# The first set came to 282, the client of PostgreSQL with its TLS brought 34 (most of them small,
+# for SCRAM and its binding to a certificate); a clean build must fit in 15 minutes on 2 cores.
+PACKAGES_MAX = 320
 
 
 def locked() -> dict[str, list[str]]:
@@ -43,7 +44,9 @@ def test_there_is_no_second_tls(name: str) -> None:
     ] == []
 
 
-@pytest.mark.parametrize("name", ["reqwest", "hyper", "rustls", "tokio", "serde_json"])
+@pytest.mark.parametrize(
+    "name", ["reqwest", "hyper", "rustls", "tokio", "tokio-postgres", "serde_json"]
+)
 def test_a_big_crate_comes_once(name: str) -> None:
     assert len(locked()[name]) == 1
 

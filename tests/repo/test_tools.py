@@ -16,9 +16,10 @@ from tools.one import commands
 @pytest.mark.parametrize(
     ("present", "has_venv", "wanted"),
     [
-        ({"cc", "ld", "git", "make"}, True, []),
-        ({"cc", "ld", "git", "make"}, False, ["python3-venv"]),
-        ({"ld", "make"}, True, ["gcc", "git", "libc6-dev"]),
+        ({"cc", "ld", "git", "make", "postgres", "pgbouncer"}, True, []),
+        ({"cc", "ld", "git", "make", "postgres", "pgbouncer"}, False, ["python3-venv"]),
+        ({"ld", "make", "postgres", "pgbouncer"}, True, ["gcc", "git", "libc6-dev"]),
+        ({"cc", "ld", "git", "make"}, True, ["pgbouncer", "postgresql"]),
     ],
 )
 def test_missing_packages_are_named(present: set[str], has_venv: bool, wanted: list[str]) -> None:
@@ -34,7 +35,19 @@ def test_every_target_has_a_help_line() -> None:
         check=True,
     )
     targets = [line.split()[1] for line in done.stdout.splitlines()]
-    wanted = ["help", "demo", "test", "check", "fix", "one", "bench", "test-models"]
+    wanted = [
+        "help",
+        "demo",
+        "test",
+        "check",
+        "fix",
+        "one",
+        "bench",
+        "crash",
+        "sim",
+        "sim-planted",
+        "test-models",
+    ]
     assert targets == wanted
 
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mainspring_mcp::StdioConfig;
 use mainspring_models::Endpoint;
-use mainspring_session::{AgentSpec, BlobHash, ErrorCode, Failure};
+use mainspring_session::{AgentSpec, BlobHash, ErrorCode, Failure, ModelSpec, ToolSpec};
 use mainspring_wire::ChatCodec;
 
 use crate::check::Schema;
@@ -97,17 +97,12 @@ impl Agent {
             .collect::<Result<Vec<_>, Failure>>()?;
         let mut tools = HashMap::with_capacity(bindings.len());
         for (tool, binding) in spec.tools.iter().zip(bindings) {
-            let schema = Schema::compile(&tool.parameters, &format!("tool {:?}", tool.name))?;
-            let bound = BoundTool { schema, binding, timeout_ms: tool.timeout_ms };
+            let bound = BoundTool::new(tool, binding)?;
             if tools.insert(tool.name.clone(), bound).is_some() {
                 return Err(invalid(&spec, &format!("has two tools named {:?}", tool.name)));
             }
         }
-        let output = spec
-            .output_schema
-            .as_ref()
-            .map(|schema| Schema::compile(schema, "the output type"))
-            .transpose()?;
+        let output = compile_output(&spec)?;
         let spec_json: Arc<[u8]> = spec.to_json().into();
         let fingerprint = BlobHash::of(&spec_json);
         Ok(Self { spec, spec_json, fingerprint, tiers, tools, output, verifier })
@@ -119,11 +114,57 @@ impl Agent {
         &self.spec
     }
 
+    /// The agent as an older spec has it, with the functions and keys of this one.
+    ///
+    /// # Errors
+    /// `agent_changed` if a tool or a model of the older spec is not to be had in this agent.
+    pub(crate) fn pinned(&self, spec: AgentSpec) -> Result<Self, Failure> {
+        let gone = |what: &str, name: &str| {
+            let message = format!("agent {:?} has no {what} {name:?} any more", self.spec.name);
+            Failure::new(ErrorCode::AGENT_CHANGED, message)
+                .with_hint("keep what running sessions use, or resume with on_change=\"continue\"")
+        };
+        let tier_of = |model: &ModelSpec| {
+            let same = |own: &&ModelSpec| own.name == model.name && own.base_url == model.base_url;
+            let tiers = self.spec.models.iter().zip(&self.tiers);
+            let found = tiers.into_iter().find(|(own, _)| same(own));
+            let (_, tier) = found.ok_or_else(|| gone("model", &model.name))?;
+            let codec = ChatCodec::new(&spec, model, model.stream)?;
+            Ok(Tier { codec: Arc::new(codec), endpoint: Arc::clone(&tier.endpoint) })
+        };
+        let tiers = spec.models.iter().map(tier_of).collect::<Result<Vec<_>, Failure>>()?;
+        let mut tools = HashMap::with_capacity(spec.tools.len());
+        for tool in &spec.tools {
+            let own = self.tools.get(&tool.name).ok_or_else(|| gone("tool", &tool.name))?;
+            tools.insert(tool.name.clone(), BoundTool::new(tool, own.binding.clone())?);
+        }
+        if spec.verify && self.verifier.is_none() {
+            return Err(gone("verify function of", "route"));
+        }
+        let output = compile_output(&spec)?;
+        let spec_json: Arc<[u8]> = spec.to_json().into();
+        let fingerprint = BlobHash::of(&spec_json);
+        let verifier = self.verifier.filter(|_| spec.verify);
+        Ok(Self { spec, spec_json, fingerprint, tiers, tools, output, verifier })
+    }
+
     /// The hash of its spec.
     #[must_use]
     pub fn fingerprint(&self) -> &BlobHash {
         &self.fingerprint
     }
+}
+
+impl BoundTool {
+    fn new(tool: &ToolSpec, binding: Binding) -> Result<Self, Failure> {
+        let schema = Schema::compile(&tool.parameters, &format!("tool {:?}", tool.name))?;
+        Ok(Self { schema, binding, timeout_ms: tool.timeout_ms })
+    }
+}
+
+fn compile_output(spec: &AgentSpec) -> Result<Option<Schema>, Failure> {
+    let schema = spec.output_schema.as_ref();
+    schema.map(|schema| Schema::compile(schema, "the output type")).transpose()
 }
 
 fn invalid(spec: &AgentSpec, what: &str) -> Failure {

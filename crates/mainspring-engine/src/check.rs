@@ -62,6 +62,11 @@ pub(crate) fn normalise(answer: &mut Answer) {
     }
 }
 
+/// What is wrong with arguments for a tool; nothing if they fit.
+pub(crate) fn arguments(tool: &crate::agent::BoundTool, arguments: &str) -> Option<String> {
+    tool.schema.problem(arguments)
+}
+
 /// What is wrong with an answer; nothing if it may count.
 pub(crate) fn check(agent: &Agent, answer: &Answer, finish_reason: FinishReason) -> Vec<Problem> {
     if let Some(problem) = cut_off(finish_reason) {

@@ -1,12 +1,16 @@
 //! How a shard carries out a session's commands, and what it makes of their ends.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use mainspring_mcp::{McpCall, StdioConfig};
+use mainspring_journal::Hold;
+use mainspring_mcp::{Guard, McpCall, StdioConfig};
 use mainspring_models::ModelRequest;
-use mainspring_session::{ActiveModelCall, CallIndex, Command, ErrorCode, Fact, Failure, Phase};
+use mainspring_session::{
+    ActiveModelCall, CallIndex, CallStatus, Command, EffectOutcome, ErrorCode, Fact, Failure, Phase,
+};
 use mainspring_wire::{CallIds, Delta};
 use serde_json::value::RawValue;
 use tokio::task::AbortHandle;
@@ -31,21 +35,50 @@ pub(crate) struct Job {
     task: Option<AbortHandle>,
 }
 
+#[derive(Clone, Copy)]
 enum JobKind {
     Tool { call: CallIndex, attempt: u32 },
+    Policy { call: CallIndex },
+    Reconcile { call: CallIndex },
     Verify,
 }
 
+impl JobKind {
+    /// The call that the host is asked something about.
+    fn asked_about(self) -> Option<CallIndex> {
+        match self {
+            JobKind::Policy { call } | JobKind::Reconcile { call } => Some(call),
+            JobKind::Tool { .. } | JobKind::Verify => None,
+        }
+    }
+}
+
+/// How long a tool call of an MCP server is listened to after its deadline.
+const LATE_MAX: Duration = Duration::from_secs(5);
+
+/// How soon a lease that was not certain is looked at again.
+const HOLD_AGAIN: Duration = Duration::from_millis(20);
+
 impl Shard {
     pub(crate) fn carry_out(&mut self, key: Key, command: Command) {
+        if reaches_out(&command) && !self.may_act(key, &command) {
+            return;
+        }
         match command {
+            Command::CallModel(_) if self.draining.is_some() => self.park(key),
             Command::CallModel(call) => self.call_model(key, call),
             Command::CallTool { call, attempt } => self.call_tool(key, call, attempt),
+            Command::AskPolicy { call } => self.ask_host(key, JobKind::Policy { call }),
+            Command::Reconcile { call } => self.ask_host(key, JobKind::Reconcile { call }),
             Command::Verify => self.verify(key),
             Command::Wait { until_us } => {
-                let wait_us = u64::try_from(until_us - self.now_us()).unwrap_or(0);
-                let at = Instant::now() + Duration::from_micros(wait_us);
-                self.timers.set(at, Timer::Wake(key, until_us));
+                if self.draining.is_some() && self.is_backing_off(key) {
+                    return self.park(key);
+                }
+                if let Some(live) = self.lives.get(&key) {
+                    let at = Instant::now() + wait_until(live, until_us);
+                    self.timers.set(at, Timer::Wake(key, until_us));
+                }
             }
             Command::CancelOutstanding => {
                 if let Some(mut live) = self.lives.remove(&key) {
@@ -54,6 +87,46 @@ impl Shard {
                 }
             }
             Command::Finish => {}
+        }
+    }
+
+    fn is_backing_off(&self, key: Key) -> bool {
+        let live = self.lives.get(&key);
+        live.is_some_and(|live| matches!(live.state.phase, Phase::Backoff(..)))
+    }
+
+    /// Whether this process still owns a session, asked just before it acts for it. What must wait
+    /// until that is certain is kept; a session that is lost is dropped.
+    fn may_act(&mut self, key: Key, command: &Command) -> bool {
+        let Some(live) = self.lives.get(&key) else { return false };
+        match self.config.journal.hold(live.tenure) {
+            Hold::Held => true,
+            Hold::Paused => {
+                self.pause(key, command.clone());
+                false
+            }
+            Hold::Lost => {
+                self.lose(key, &lease_lost());
+                false
+            }
+        }
+    }
+
+    /// Keeps a command until the lease is looked at again.
+    fn pause(&mut self, key: Key, command: Command) {
+        if self.paused.is_empty() {
+            self.timers.set(Instant::now() + HOLD_AGAIN, Timer::Hold);
+        }
+        self.paused.push((key, command));
+    }
+
+    /// Looks at the lease again, for all that waits for it.
+    pub(crate) fn retry_paused(&mut self) {
+        for (key, command) in std::mem::take(&mut self.paused) {
+            let Some(live) = self.lives.get(&key) else { continue };
+            if still_wanted(live, &command) {
+                self.guarded(key, |shard| shard.carry_out(key, command));
+            }
         }
     }
 
@@ -74,7 +147,7 @@ impl Shard {
             first_token_ms_max: model.first_token_ms_max,
             total_ms_max: model.total_ms_max,
         };
-        let client = self.config.client.clone();
+        let models = Arc::clone(&self.config.models);
         let post = self.config.post.clone();
         let watched = live.watched.clone();
         live.unwatched_text = Rc::default();
@@ -90,7 +163,7 @@ impl Shard {
                     }
                 }
             };
-            let call = std::panic::AssertUnwindSafe(client.call(request, &mut on_delta));
+            let call = std::panic::AssertUnwindSafe(models.call(request, &mut on_delta));
             let result = call.catch_unwind().await.unwrap_or_else(|_| {
                 let message = "the model call stopped at a broken invariant";
                 Err(Failure::new(ErrorCode::INTERNAL, message).into())
@@ -154,7 +227,7 @@ impl Shard {
         let Some(current) = live.state.call(call) else {
             return;
         };
-        let effect_id = live.state.effect_id(call);
+        let effect_id = live.state.effect_id(current);
         let Some(tool) = live.agent.tools.get(&current.call.name) else {
             let message = format!("tool {:?} is not bound to anything", current.call.name);
             let error = Failure::new(ErrorCode::TOOL_UNKNOWN, message);
@@ -172,23 +245,31 @@ impl Shard {
                     effect_id,
                     attempt,
                     timeout_ms: tool.timeout_ms,
+                    tenure: live.tenure,
                 };
                 let job = HostJob::Tool { tool: *number, arguments, context };
                 self.host_calls.push(HostCall { ticket, job });
             }
             Binding::Mcp { server, tool } => {
-                let server = self.config.broker.server(StdioConfig::clone(server));
+                let broker = self.config.broker.as_ref();
+                let server = broker.map(|broker| broker.server(StdioConfig::clone(server)));
+                let (journal, tenure) = (Arc::clone(&self.config.journal), live.tenure);
                 let request = McpCall {
                     tool: tool.clone(),
                     arguments: RawValue::from_string(arguments)
                         .expect("arguments fit their schema, so they are JSON"),
-                    // The engine's own deadline comes first and cancels the call.
-                    timeout: timeout + Duration::from_secs(5),
+                    // The engine's own deadline comes first; what still comes within this time is
+                    // recorded as late, and then the server is told to stop.
+                    timeout: timeout + LATE_MAX,
                     effect_id: effect_id.as_str().to_owned(),
+                    guard: Guard::new(move || journal.hold(tenure) == Hold::Held),
                 };
                 let post = self.config.post.clone();
                 let call = tokio::task::spawn_local(async move {
-                    let outcome = mcp_outcome(server.call(request).await);
+                    let outcome = match server {
+                        Some(server) => mcp_outcome(server.call(request).await),
+                        None => HostOutcome::Failed(no_broker()),
+                    };
                     let _ = post.send(Mail::Host(vec![HostResult { ticket, outcome }]));
                 });
                 task = Some(call.abort_handle());
@@ -199,6 +280,43 @@ impl Shard {
             job.task = task;
         }
         self.timers.set(Instant::now() + timeout, Timer::job(ticket));
+    }
+
+    /// Asks the host about a tool call: whether a person must approve it, or what became of it.
+    fn ask_host(&mut self, key: Key, kind: JobKind) {
+        let (JobKind::Policy { call } | JobKind::Reconcile { call }) = kind else { return };
+        let ticket = self.next_ticket();
+        let Some(live) = self.lives.get_mut(&key) else { return };
+        let Some(current) = live.state.call(call) else { return };
+        let bound = live.agent.tools.get(&current.call.name);
+        let Some((Binding::Host(number), timeout_ms)) =
+            bound.map(|tool| (&tool.binding, tool.timeout_ms))
+        else {
+            // Such a tool has no functions to ask, so a person decides.
+            let nobody = HostOutcome::Failed(no_function());
+            if let Some(fact) = answered_fact(kind, nobody) {
+                self.tell(key, fact);
+            }
+            return;
+        };
+        let context = CallContext {
+            session: live.id.clone(),
+            call,
+            call_id: current.call.id.clone(),
+            effect_id: live.state.effect_id(current),
+            attempt: current.attempt,
+            timeout_ms,
+            tenure: live.tenure,
+        };
+        let (tool, arguments) = (*number, current.call.arguments.clone());
+        let job = match kind {
+            JobKind::Policy { .. } => HostJob::Policy { tool, arguments, context },
+            _ => HostJob::Reconcile { tool, arguments, context },
+        };
+        live.questions.push(call);
+        self.host_calls.push(HostCall { ticket, job });
+        self.add_job(key, ticket, kind);
+        self.timers.set(Instant::now() + Duration::from_millis(timeout_ms), Timer::job(ticket));
     }
 
     fn verify(&mut self, key: Key) {
@@ -234,10 +352,18 @@ impl Shard {
             return;
         };
         live.jobs.retain(|number| *number != result.ticket.0);
+        if let (Some(call), false) = (job.kind.asked_about(), job.given_up) {
+            live.answered(call);
+        }
         if job.given_up && matches!(result.outcome, HostOutcome::Cancelled) {
             return self.end_if_over(job.key);
         }
         let key = job.key;
+        if let (HostOutcome::Withheld, JobKind::Tool { call, attempt }) =
+            (&result.outcome, job.kind)
+        {
+            return self.pause(key, Command::CallTool { call, attempt });
+        }
         match ended_fact(&job, result.outcome) {
             Some(fact) => self.tell(key, fact),
             None => self.end_if_over(key),
@@ -263,6 +389,15 @@ impl Shard {
                 let reason = format!("the verify function took longer than {limit_ms} ms");
                 Fact::Verified { rejection: Some(reason) }
             }
+            JobKind::Policy { call } | JobKind::Reconcile { call } => {
+                let kind = job.kind;
+                if let Some(live) = self.lives.get_mut(&key) {
+                    live.answered(call);
+                }
+                let late = Failure::new(ErrorCode::TOOL_TIMEOUT, "the function took too long");
+                let Some(fact) = answered_fact(kind, HostOutcome::Failed(late)) else { return };
+                fact
+            }
         };
         self.tell(key, fact);
         self.cancel_job(ticket);
@@ -284,17 +419,11 @@ impl Shard {
             .with_hint("raise the tool's timeout_s, or let it return partial results")
     }
 
-    /// Stops a job: drops it if it runs here, else asks the host.
+    /// Asks the host to stop a job. One that runs here stops by its own, later deadline, so that
+    /// an outcome that comes a little late is recorded.
     fn cancel_job(&mut self, ticket: Ticket) {
-        let Some(job) = self.jobs.get_mut(&ticket.0) else {
-            return;
-        };
-        match job.task.take() {
-            Some(task) => {
-                task.abort();
-                self.job_ended(HostResult { ticket, outcome: HostOutcome::Cancelled });
-            }
-            None => self.host_cancels.push(ticket),
+        if self.jobs.get(&ticket.0).is_some_and(|job| job.task.is_none()) {
+            self.host_cancels.push(ticket);
         }
     }
 
@@ -303,6 +432,7 @@ impl Shard {
         if let Some(task) = live.model.take() {
             task.abort();
         }
+        live.questions.clear();
         for number in live.jobs.clone() {
             if let Some(job) = self.jobs.get_mut(&number) {
                 job.given_up = true;
@@ -327,13 +457,20 @@ fn ended_fact(job: &Job, outcome: HostOutcome) -> Option<Fact> {
                 Fact::ToolReturned { call, attempt, text, duration_us }
             }
             HostOutcome::Failed(error) => Fact::ToolFailed { call, attempt, error },
-            HostOutcome::Cancelled | HostOutcome::Verified(_) => {
+            HostOutcome::Cancelled
+            | HostOutcome::Withheld
+            | HostOutcome::Verified(_)
+            | HostOutcome::Policy(_)
+            | HostOutcome::Reconciled(_) => {
                 let message = "the tool was cancelled from within";
                 let error = Failure::new(ErrorCode::CANCELLED, message);
                 Fact::ToolFailed { call, attempt, error }
             }
         }),
-        JobKind::Verify if job.given_up => None,
+        JobKind::Policy { .. } | JobKind::Reconcile { .. } | JobKind::Verify if job.given_up => {
+            None
+        }
+        kind @ (JobKind::Policy { .. } | JobKind::Reconcile { .. }) => answered_fact(kind, outcome),
         JobKind::Verify => Some(Fact::Verified {
             rejection: match outcome {
                 HostOutcome::Verified(rejection) => rejection,
@@ -344,12 +481,75 @@ fn ended_fact(job: &Job, outcome: HostOutcome) -> Option<Fact> {
     }
 }
 
+/// What an answer of the host about a call amounts to. Where it does not answer, a person decides.
+fn answered_fact(kind: JobKind, outcome: HostOutcome) -> Option<Fact> {
+    match kind {
+        JobKind::Policy { call } => Some(Fact::PolicyAnswered {
+            call,
+            needed: !matches!(outcome, HostOutcome::Policy(false)),
+        }),
+        JobKind::Reconcile { call } => {
+            let outcome = match outcome {
+                HostOutcome::Reconciled(outcome) => outcome,
+                HostOutcome::Failed(error) => EffectOutcome::Undecided { message: error.message },
+                _ => EffectOutcome::Undecided { message: "the function was cancelled".to_owned() },
+            };
+            Some(Fact::EffectResolved { call, outcome, by: Some("reconcile".to_owned()) })
+        }
+        JobKind::Tool { .. } | JobKind::Verify => None,
+    }
+}
+
+/// How long a session waits for a time. The wall clock may have been set since the time was
+/// chosen: by now, so it is measured from the decision; or before this process took the session
+/// over, so it is then no longer than any wait that the log tells of.
+fn wait_until(live: &Live, until_us: i64) -> Duration {
+    let wait_us = u64::try_from(until_us.saturating_sub(live.decided_us)).unwrap_or(0);
+    Duration::from_micros(wait_us.min(live.wait_us_max))
+}
+
+/// Whether a command does something outside of this process.
+fn reaches_out(command: &Command) -> bool {
+    !matches!(command, Command::Wait { .. } | Command::CancelOutstanding | Command::Finish)
+}
+
+/// Whether a command that has waited still fits what its session is doing.
+fn still_wanted(live: &Live, command: &Command) -> bool {
+    let status = |call| live.state.call(call).map(|call| (&call.status, call.attempt));
+    match command {
+        Command::CallModel(call) => live.state.phase == Phase::Calling(*call),
+        Command::CallTool { call, attempt } => {
+            status(*call) == Some((&CallStatus::Running, *attempt))
+        }
+        Command::AskPolicy { call } => {
+            matches!(status(*call), Some((CallStatus::Planned(None), _)))
+        }
+        Command::Reconcile { call } => matches!(status(*call), Some((CallStatus::Unknown, _))),
+        Command::Verify => matches!(&live.state.phase, Phase::Judging(pending) if pending.verify),
+        _ => true,
+    }
+}
+
+pub(crate) fn lease_lost() -> Failure {
+    Failure::new(ErrorCode::LEASE_LOST, "this process lost its lease on the session")
+        .with_hint("another process of the store goes on with it")
+}
+
+fn no_broker() -> Failure {
+    Failure::new(ErrorCode::MCP_START_FAILED, "this engine runs no MCP servers")
+}
+
+fn no_function() -> Failure {
+    Failure::new(ErrorCode::TOOL_UNKNOWN, "the tool has no function to ask")
+}
+
 fn mcp_outcome(result: Result<mainspring_mcp::McpResult, mainspring_mcp::McpError>) -> HostOutcome {
     match result {
         Ok(result) if result.is_error => {
             HostOutcome::Failed(Failure::new(ErrorCode::TOOL_FAILED, result.text))
         }
         Ok(result) => HostOutcome::Returned(result.text),
+        Err(mainspring_mcp::McpError::Withheld { .. }) => HostOutcome::Withheld,
         Err(error) => HostOutcome::Failed(crate::engine::mcp_failure(&error)),
     }
 }

@@ -1,11 +1,14 @@
 //! The handle on the whole: opens the store, starts the threads, passes requests to shards.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use mainspring_journal::{
-    Access, Durability, Journal, JournalOptions, JournalStats, SessionHead, SessionQuery,
+    Access, CompactReport, Durability, Hold, Journal, JournalLimits, JournalOptions, JournalStats,
+    PruneQuery, PruneReport, SessionHead, SessionQuery,
 };
 use mainspring_mcp::{McpBroker, McpError, McpServer, StdioConfig};
 use mainspring_models::{ModelClient, TransportLimits};
@@ -14,8 +17,13 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::host::{Host, HostResult};
 use crate::loader::{self, Loader};
-use crate::mail::{Mail, Opened, Reply, ResumeRequest, StartRequest};
-use crate::outcome::SessionReport;
+use crate::mail::{
+    ClaimRequest, DecideRequest, DrainReport, ForkRequest, Mail, Opened, Reply, ResumeRequest,
+    StartRequest,
+};
+use crate::outcome::{Pending, SessionReport};
+use crate::ports::{SharedClock, SharedModels, SystemClock};
+use crate::replay::{self, Replay};
 use crate::shard::{Shard, ShardConfig};
 use crate::watch::WatchBatch;
 
@@ -26,19 +34,39 @@ pub struct EngineLimits {
     pub sessions_max: usize,
     /// How long a verify function may take, in milliseconds. Default 60 s.
     pub verify_ms_max: u64,
+    /// How often sessions without an owner are looked for, in milliseconds, by an engine that
+    /// claims them. Default 500.
+    pub claim_ms: u64,
+    /// Events that a session has before its first snapshot: shorter ones are read whole in a few
+    /// milliseconds, and their snapshots would cost as much room as they do. Default 1,024.
+    pub snapshot_events_min: u64,
+    /// Events from one snapshot of a session to its next. Default 256.
+    pub snapshot_every_events: u64,
 }
 
 impl Default for EngineLimits {
     fn default() -> Self {
-        Self { sessions_max: 100_000, verify_ms_max: 60_000 }
+        Self {
+            sessions_max: 100_000,
+            verify_ms_max: 60_000,
+            claim_ms: 500,
+            snapshot_events_min: 1_024,
+            snapshot_every_events: 256,
+        }
     }
 }
 
 /// How to open an engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Where the journal is: `memory:` or `sqlite:///PATH`.
+    /// Where the journal is: `memory:`, `sqlite:///PATH` or `postgresql://...`.
     pub store: String,
+    /// How long a process that is gone keeps its sessions, in milliseconds, in a store that
+    /// several share; none for the journal's own default.
+    pub lease_ms: Option<u64>,
+    /// What other processes know this one by, in a store that several share; none for host name
+    /// and process number.
+    pub node: Option<String>,
     /// What an acknowledged event survives.
     pub durability: Durability,
     /// Threads that run sessions. Default: a quarter of the cores, at least 1.
@@ -54,6 +82,8 @@ impl EngineConfig {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             store: store.to_owned(),
+            lease_ms: None,
+            node: None,
             durability: Durability::Full,
             shard_count: u8::try_from((cores / 4).clamp(1, 64)).unwrap_or(1),
             limits: EngineLimits::default(),
@@ -69,9 +99,39 @@ pub struct Engine {
     threads: Mutex<Vec<JoinHandle<()>>>,
     journal: Arc<dyn Journal>,
     loader: Mutex<Option<Loader>>,
+    /// None where there are no MCP servers, as in a simulation.
+    mcp: Option<Mcp>,
+}
+
+struct Mcp {
     broker: McpBroker,
-    broker_runtime: tokio::runtime::Handle,
-    broker_stop: Mutex<Option<tokio::sync::oneshot::Sender<()>>>,
+    runtime: tokio::runtime::Handle,
+    stop: Mutex<Option<Stop>>,
+}
+
+/// What an engine is made of where it has no threads of its own, as in a simulation.
+pub struct Parts {
+    /// Where events are kept. Its reads are made at once, on the thread that asks.
+    pub journal: Arc<dyn Journal>,
+    /// Who runs tools.
+    pub host: Arc<dyn Host>,
+    /// Who asks models.
+    pub models: SharedModels,
+    /// What time it is.
+    pub clock: SharedClock,
+    /// What it may hold.
+    pub limits: EngineLimits,
+}
+
+/// The one shard of an engine without threads: a future that runs until the engine is closed.
+/// Dropping it is the death of the process.
+pub struct ShardTask(Shard, tokio::sync::mpsc::UnboundedReceiver<Mail>);
+
+impl ShardTask {
+    /// Runs the shard, in a `LocalSet`.
+    pub async fn run(self) {
+        self.0.run(self.1).await;
+    }
 }
 
 impl Engine {
@@ -83,7 +143,11 @@ impl Engine {
         let options = JournalOptions {
             access: Access::ReadWrite,
             durability: config.durability,
-            ..JournalOptions::default()
+            limits: JournalLimits {
+                lease_ms: config.lease_ms.unwrap_or(JournalLimits::default().lease_ms),
+                ..JournalLimits::default()
+            },
+            node: config.node.clone(),
         };
         let journal =
             mainspring_journal::open(&config.store, options).map_err(|error| error.failure())?;
@@ -102,28 +166,30 @@ impl Engine {
         raise_descriptor_limit();
         let (loader, reader) =
             Loader::start(Arc::clone(&journal)).map_err(|error| thread_error(&error))?;
-        let (broker_runtime, broker_stop, broker_thread) = start_runtime("mainspring-mcp")?;
-        let broker = McpBroker::new(broker_runtime.clone()).map_err(|error| mcp_failure(&error))?;
+        let (runtime, stop, broker_thread) = start_runtime("mainspring-mcp")?;
+        let broker = McpBroker::new(runtime.clone()).map_err(|error| mcp_failure(&error))?;
         let mut engine = Self {
             shards: Vec::new(),
             threads: Mutex::new(vec![reader, broker_thread]),
             journal,
             loader: Mutex::new(Some(loader.clone())),
-            broker,
-            broker_runtime,
-            broker_stop: Mutex::new(Some(broker_stop)),
+            mcp: Some(Mcp { broker: broker.clone(), runtime, stop: Mutex::new(Some(stop)) }),
         };
+        let (peers, claims) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
         for index in 0..config.shard_count.max(1) {
             let (post, inbox) = unbounded_channel();
             let shard = ShardConfig {
                 index,
                 host: Arc::clone(&host),
                 journal: Arc::clone(&engine.journal),
-                client: ModelClient::new(TransportLimits::default())?,
-                broker: engine.broker.clone(),
+                models: Arc::new(ModelClient::new(TransportLimits::default())?),
+                clock: Arc::new(SystemClock),
+                broker: Some(broker.clone()),
                 loader: loader.clone(),
                 limits: config.limits,
                 post: post.clone(),
+                peers: Arc::clone(&peers),
+                claims: Arc::clone(&claims),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("mainspring-{index}"))
@@ -132,7 +198,38 @@ impl Engine {
             engine.shards.push(post);
             engine.threads.get_mut().expect("nobody else has it yet").push(thread);
         }
+        let _ = peers.set(engine.shards.clone());
         Ok(engine)
+    }
+
+    /// An engine of one shard without threads, and the shard, for the caller to run.
+    #[must_use]
+    pub fn without_threads(parts: Parts) -> (Self, ShardTask) {
+        let (post, inbox) = unbounded_channel();
+        let loader = Loader::Inline(Arc::clone(&parts.journal));
+        let peers = Arc::new(OnceLock::new());
+        let _ = peers.set(vec![post.clone()]);
+        let shard = Shard::new(ShardConfig {
+            index: 0,
+            host: parts.host,
+            journal: Arc::clone(&parts.journal),
+            models: parts.models,
+            clock: parts.clock,
+            broker: None,
+            loader: loader.clone(),
+            limits: parts.limits,
+            post: post.clone(),
+            peers,
+            claims: Arc::default(),
+        });
+        let engine = Self {
+            shards: vec![post],
+            threads: Mutex::default(),
+            journal: parts.journal,
+            loader: Mutex::new(Some(loader)),
+            mcp: None,
+        };
+        (engine, ShardTask(shard, inbox))
     }
 
     /// Begins a turn. Answered once it is durable.
@@ -148,6 +245,87 @@ impl Engine {
     pub fn resume(&self, request: ResumeRequest, reply: Reply<Opened>) {
         let id = request.session.clone();
         self.send(&id, Mail::Resume(request, reply));
+    }
+
+    /// Begins a session with the first events of another. Answered once that is durable.
+    pub fn fork(&self, request: ForkRequest, reply: Reply<Opened>) {
+        let id = match &request.session {
+            Some(id) => id.clone(),
+            None => fresh_id(),
+        };
+        self.send(&id.clone(), Mail::Fork(id, request, reply));
+    }
+
+    /// Records a decision about a tool call that waits for one, once. Answered once that is
+    /// durable; `approval_used` if nothing waits for it, or no longer.
+    pub fn decide(&self, request: DecideRequest, reply: Reply<()>) {
+        let id = request.session.clone();
+        self.send(&id, Mail::Decide(request, reply));
+    }
+
+    /// Lists what waits for decisions: in one session, or in all that wait for nothing else.
+    pub fn pending(&self, session: Option<SessionId>, limit: u32, reply: Reply<Vec<Pending>>) {
+        self.read(reply, move |journal| loader::pending(journal, session.as_ref(), limit));
+    }
+
+    /// Claims sessions of these agents that nobody owns, now and from then on. Answered with those
+    /// that were there at once.
+    pub fn claim(&self, request: ClaimRequest, reply: Reply<Vec<Opened>>) {
+        if let Err(refused) = self.shards[0].send(Mail::Claim(request, reply)) {
+            refuse(refused.0);
+        }
+    }
+
+    /// Whether this process may still act on what it took in a tenure: asked by a host just before
+    /// it runs a tool.
+    #[must_use]
+    pub fn may_act(&self, tenure: u64) -> bool {
+        self.journal.hold(tenure) == Hold::Held
+    }
+
+    /// Whether other processes may own sessions of the store at the same time.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.journal.is_shared()
+    }
+
+    /// Begins nothing new, lets each session come to the end of its step, and lets go of it.
+    /// Answered when nothing is left, or when the time is up.
+    pub fn drain(&self, within: Duration, reply: Reply<DrainReport>) {
+        let deadline = tokio::time::Instant::now() + within;
+        let all = Arc::new(Mutex::new((self.shards.len(), DrainReport::default(), Some(reply))));
+        for shard in &self.shards {
+            let all = Arc::clone(&all);
+            let reply: Reply<DrainReport> = Box::new(move |report| add_drained(&all, report));
+            if let Err(refused) = shard.send(Mail::Drain(deadline, reply)) {
+                refuse(refused.0);
+            }
+        }
+    }
+
+    /// Runs a session again against its recorded results.
+    pub fn replay(&self, session: SessionId, reply: Reply<Replay>) {
+        self.read(reply, move |journal| replay::replay(journal, &session));
+    }
+
+    /// The report of a session as of a position, without waiting.
+    pub fn report_at(&self, session: SessionId, until: Option<Seq>, reply: Reply<SessionReport>) {
+        self.read(reply, move |journal| loader::report_at(journal, &session, until));
+    }
+
+    /// A session's state as JSON as of a position (`None`: now).
+    pub fn state_at(&self, session: SessionId, until: Option<Seq>, reply: Reply<String>) {
+        self.read(reply, move |journal| loader::state_json(journal, &session, until));
+    }
+
+    /// Removes ended sessions for good.
+    pub fn prune(&self, query: PruneQuery, reply: Reply<PruneReport>) {
+        self.read(reply, move |journal| journal.prune(&query).map_err(|error| error.failure()));
+    }
+
+    /// Gives the room of what was removed back to the system.
+    pub fn compact(&self, reply: Reply<CompactReport>) {
+        self.read(reply, |journal| journal.compact().map_err(|error| error.failure()));
     }
 
     /// Ends a session's turn. Answered once that is durable.
@@ -185,13 +363,23 @@ impl Engine {
     }
 
     /// An MCP server, shared by all sessions and started at its first use.
+    ///
+    /// # Panics
+    /// In an engine without threads.
     pub fn mcp_server(&self, config: StdioConfig) -> McpServer {
-        self.broker.server(config)
+        self.mcp().broker.server(config)
     }
 
     /// Where work with MCP servers can be awaited.
+    ///
+    /// # Panics
+    /// In an engine without threads.
     pub fn mcp_runtime(&self) -> &tokio::runtime::Handle {
-        &self.broker_runtime
+        &self.mcp().runtime
+    }
+
+    fn mcp(&self) -> &Mcp {
+        self.mcp.as_ref().expect("an engine with threads has a broker")
     }
 
     /// Lists sessions.
@@ -232,14 +420,8 @@ impl Engine {
             let _ = shard.send(Mail::Close);
         }
         self.loader.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let broker = self.broker.clone();
-        let stop =
-            self.broker_stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(stop) = stop {
-            self.broker_runtime.spawn(async move {
-                broker.close().await;
-                let _ = stop.send(());
-            });
+        if let Some(mcp) = &self.mcp {
+            mcp.close();
         }
         let threads = std::mem::take(
             &mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
@@ -253,14 +435,7 @@ impl Engine {
     }
 
     fn send(&self, session: &SessionId, mail: Mail) {
-        let shard = match self.shards.len() {
-            1 => 0,
-            count => {
-                let mut hasher = DefaultHasher::new();
-                session.as_str().hash(&mut hasher);
-                (hasher.finish() % count as u64) as usize
-            }
-        };
+        let shard = shard_of(session, self.shards.len());
         if let Err(refused) = self.shards[shard].send(mail) {
             refuse(refused.0);
         }
@@ -275,6 +450,55 @@ impl Engine {
         match &*loader {
             Some(loader) => loader.run(move |journal| reply(job(journal))),
             None => reply(Err(closed())),
+        }
+    }
+}
+
+impl Mcp {
+    fn close(&self) {
+        let broker = self.broker.clone();
+        let stop = self.stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(stop) = stop {
+            self.runtime.spawn(async move {
+                broker.close().await;
+                let _ = stop.send(());
+            });
+        }
+    }
+}
+
+/// Which of so many shards a session is on.
+pub(crate) fn shard_of(session: &SessionId, count: usize) -> usize {
+    if count == 1 {
+        return 0;
+    }
+    let mut hasher = DefaultHasher::new();
+    session.as_str().hash(&mut hasher);
+    (hasher.finish() % count as u64) as usize
+}
+
+type Drained = Mutex<(usize, DrainReport, Option<Reply<DrainReport>>)>;
+
+/// Adds one shard's report; the last one answers.
+fn add_drained(all: &Drained, report: Result<DrainReport, Failure>) {
+    let mut all = all.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (left, sum, reply) = &mut *all;
+    *left -= 1;
+    match report {
+        Ok(report) => {
+            sum.finished += report.finished;
+            sum.parked += report.parked;
+            sum.cut += report.cut;
+            if *left == 0
+                && let Some(reply) = reply.take()
+            {
+                reply(Ok(*sum));
+            }
+        }
+        Err(error) => {
+            if let Some(reply) = reply.take() {
+                reply(Err(error));
+            }
         }
     }
 }
@@ -294,8 +518,12 @@ fn closed() -> Failure {
 /// Answers a letter that came after the end.
 fn refuse(mail: Mail) {
     match mail {
-        Mail::Start(_, _, reply) | Mail::Resume(_, reply) => reply(Err(closed())),
-        Mail::Cancel(_, _, reply) => reply(Err(closed())),
+        Mail::Start(_, _, reply) | Mail::Resume(_, reply) | Mail::Fork(_, _, reply) => {
+            reply(Err(closed()));
+        }
+        Mail::Cancel(_, _, reply) | Mail::Decide(_, reply) => reply(Err(closed())),
+        Mail::Claim(_, reply) => reply(Err(closed())),
+        Mail::Drain(_, reply) => reply(Err(closed())),
         Mail::Wait(_, reply) => reply(Err(closed())),
         Mail::Watch(_, _, reply) => reply(Err(closed())),
         _ => {}

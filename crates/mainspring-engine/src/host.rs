@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use mainspring_session::{CallIndex, EffectId, Failure, SessionId};
+use mainspring_session::{CallIndex, EffectId, EffectOutcome, Failure, SessionId};
 
 /// Names one job handed to a host. The top byte is the shard that waits for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +37,8 @@ pub struct CallContext {
     pub attempt: u32,
     /// How long the attempt may take.
     pub timeout_ms: u64,
+    /// When the engine took the session; see `Engine::may_act`.
+    pub tenure: u64,
 }
 
 /// What the host is to do.
@@ -45,6 +47,24 @@ pub enum HostJob {
     /// Run a tool with these arguments, a JSON object that fits the tool's schema.
     Tool {
         /// The tool, by the number the host gave it.
+        tool: u32,
+        /// The arguments.
+        arguments: String,
+        /// About the call.
+        context: CallContext,
+    },
+    /// Ask the tool's policy whether a person must approve this call.
+    Policy {
+        /// The tool.
+        tool: u32,
+        /// The arguments.
+        arguments: String,
+        /// About the call.
+        context: CallContext,
+    },
+    /// Ask the tool's own function what became of an attempt whose process ended.
+    Reconcile {
+        /// The tool.
         tool: u32,
         /// The arguments.
         arguments: String,
@@ -78,8 +98,15 @@ pub enum HostOutcome {
     Failed(Failure),
     /// It stopped because it was told to.
     Cancelled,
+    /// It was not run at all, because the engine's hold on the session was not certain: see
+    /// `Engine::may_act`. It is run once that is certain again.
+    Withheld,
     /// The verifier accepted the answer, or said why not.
     Verified(Option<String>),
+    /// The policy said whether a person must approve.
+    Policy(bool),
+    /// What became of an attempt.
+    Reconciled(EffectOutcome),
 }
 
 /// The end of a job.

@@ -9,22 +9,34 @@
 
 mod agent;
 mod check;
+mod claims;
+mod decisions;
 mod dispatch;
+mod drain;
 mod engine;
+mod follow;
 mod history;
 mod host;
 mod live;
 mod loader;
 mod mail;
 mod outcome;
+mod ports;
+mod replay;
 mod requests;
 mod shard;
 mod timers;
 mod watch;
 
 pub use agent::{Agent, AgentConfig, Binding, ModelAccess};
-pub use engine::{Engine, EngineConfig, EngineLimits};
+pub use engine::{Engine, EngineConfig, EngineLimits, Parts, ShardTask};
 pub use host::{CallContext, Host, HostCall, HostJob, HostOutcome, HostResult, Ticket};
-pub use mail::{OnChange, Opened, Reply, ResumeRequest, StartRequest};
-pub use outcome::{SessionOutcome, SessionReport};
+pub use loader::{pending, state_json};
+pub use mail::{
+    ClaimRequest, DecideRequest, Decision, DrainReport, Edit, ForkRequest, OnChange, Opened, Reply,
+    ResumeRequest, StartRequest,
+};
+pub use outcome::{Pending, PendingKind, SessionOutcome, SessionReport};
+pub use ports::{Clock, Models, SystemClock};
+pub use replay::{Replay, replay};
 pub use watch::{WatchBatch, WatchItem};

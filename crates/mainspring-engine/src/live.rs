@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use mainspring_journal::{AppendMode, SessionStatus};
 use mainspring_session::{
-    Command, Event, Fact, Moment, Outcome, Refused, Seq, SessionId, State, commands, decide,
+    CallIndex, CallStatus, Command, Event, Fact, Moment, Outcome, Refused, Seq, SessionId, State,
+    commands, decide,
 };
 use tokio::task::AbortHandle;
 
 use crate::agent::Agent;
+use crate::engine::EngineLimits;
 use crate::history::History;
+use crate::loader::{Covered, Folded};
 use crate::mail::{Opened, Reply};
 use crate::outcome::SessionReport;
 use crate::watch::Watch;
@@ -23,21 +26,33 @@ use crate::watch::Watch;
 /// Names a live session on its shard. Never used twice.
 pub(crate) type Key = u64;
 
+/// The bits of an append's token that count the appends of its session; the others are its key.
+const APPEND_BITS: u32 = 20;
+
+/// The session whose append has this token.
+pub(crate) fn key_of(token: u64) -> Key {
+    token >> APPEND_BITS
+}
+
 /// A fact waiting for its turn.
 pub(crate) struct Letter {
     pub(crate) fact: Fact,
     /// The fact is at least as late as this, whatever the clock says, in microseconds.
     pub(crate) not_before_us: i64,
+    /// Told once the fact is durable, or that it came to nothing.
+    pub(crate) reply: Option<Reply<()>>,
 }
 
 impl From<Fact> for Letter {
     fn from(fact: Fact) -> Self {
-        Self { fact, not_before_us: i64::MIN }
+        Self { fact, not_before_us: i64::MIN, reply: None }
     }
 }
 
 /// Events that are being made durable, and what follows once they are.
 pub(crate) struct Pending {
+    /// Which append it is; an acknowledgement of another one does not count.
+    pub(crate) token: u64,
     pub(crate) commands: Vec<Command>,
     pub(crate) first: Seq,
     pub(crate) at_us: i64,
@@ -46,6 +61,12 @@ pub(crate) struct Pending {
     pub(crate) lines: Vec<u8>,
     /// The report, if the events end the turn.
     pub(crate) report: Option<SessionReport>,
+    /// Those whose decisions are among the events.
+    pub(crate) replies: Vec<Reply<()>>,
+    /// What the snapshots hold with the one of this append.
+    pub(crate) covered: Option<Covered>,
+    /// Whether the session is let go of with this append.
+    pub(crate) release: bool,
 }
 
 /// A session that is alive.
@@ -61,10 +82,24 @@ pub(crate) struct Live {
     pub(crate) model: Option<AbortHandle>,
     /// Jobs whose end has not been heard of.
     pub(crate) jobs: Vec<u64>,
+    /// How many appends have been handed in, for their tokens.
+    pub(crate) appends: u64,
     /// Counts turns, to tell a turn's deadline from an older one's.
     pub(crate) turn: u64,
     /// Position after the last durable event.
     pub(crate) durable: Seq,
+    /// When this process took the session; see `Journal::tenure`.
+    pub(crate) tenure: u64,
+    /// What the stored snapshots hold.
+    pub(crate) covered: Covered,
+    /// Calls about which the host is being asked, whether to approve them or what became of them.
+    pub(crate) questions: Vec<CallIndex>,
+    /// When what was stored last was decided, in microseconds since the epoch.
+    pub(crate) decided_us: i64,
+    /// Longest wait that the first decision here can lead to; see [`Folded`].
+    pub(crate) wait_us_max: u64,
+    /// Whether the store says that nobody owns the session.
+    pub(crate) released: bool,
     /// How the last turn ended, if it has and that is durable.
     pub(crate) report: Option<SessionReport>,
     pub(crate) opening: Vec<(Seq, Reply<Opened>)>,
@@ -77,7 +112,14 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub(crate) fn new(id: SessionId, agent: Arc<Agent>, state: State, mode: AppendMode) -> Self {
+    pub(crate) fn new(
+        id: SessionId,
+        agent: Arc<Agent>,
+        folded: Folded,
+        mode: AppendMode,
+        tenure: u64,
+    ) -> Self {
+        let Folded { state, covered, wait_us_max } = folded;
         let durable = state.next_seq;
         Self {
             id,
@@ -89,8 +131,15 @@ impl Live {
             history: History::default(),
             model: None,
             jobs: Vec::new(),
+            appends: 0,
             turn: 0,
             durable,
+            tenure,
+            covered,
+            questions: Vec::new(),
+            decided_us: 0,
+            wait_us_max,
+            released: false,
             report: None,
             opening: Vec::new(),
             waiting: Vec::new(),
@@ -101,17 +150,43 @@ impl Live {
         }
     }
 
-    /// Whether nothing is left to do or to wait for.
-    pub(crate) fn is_over(&self) -> bool {
-        !self.state.is_open()
-            && self.inbox.is_empty()
-            && self.pending.is_none()
-            && self.jobs.is_empty()
+    /// A token for the next append of this session, which has this key: not that of any append
+    /// before whose acknowledgement could still come, or come again.
+    pub(crate) fn next_token(&mut self, key: Key) -> u64 {
+        self.appends += 1;
+        (key << APPEND_BITS) | (self.appends & ((1 << APPEND_BITS) - 1))
     }
 
-    /// The session's status as the journal's head shows it.
-    pub(crate) fn status(&self) -> SessionStatus {
+    /// Whether nothing is left to do here: the turn has ended, or only a person's decision can
+    /// bring it on, or another process will. What outlived the last turn of a session that another
+    /// process runs is late for an owner that is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        let quiet = self.inbox.is_empty() && self.pending.is_none();
+        let rests = !self.state.is_open() || self.is_parked();
+        quiet && (self.state.held || rests && self.jobs.is_empty())
+    }
+
+    /// Whether the turn waits for a person and for nothing else.
+    pub(crate) fn is_parked(&self) -> bool {
+        // What a person has answered meanwhile is no question any more.
+        let asked = |call: &CallIndex| {
+            self.state.call(*call).is_some_and(|call| call.status == CallStatus::Unknown)
+        };
+        self.state.waits_for_people() && !self.questions.iter().any(asked)
+    }
+
+    /// The host has answered a question about a call, or will not.
+    pub(crate) fn answered(&mut self, call: CallIndex) {
+        if let Some(at) = self.questions.iter().position(|asked| *asked == call) {
+            self.questions.swap_remove(at);
+        }
+    }
+
+    /// The session's status as the journal's head shows it; `asks` if the host is about to be
+    /// asked something.
+    pub(crate) fn status(&self, asks: bool) -> SessionStatus {
         match &self.state.outcome {
+            _ if self.is_parked() && !asks => SessionStatus::Waiting,
             _ if self.state.is_open() => SessionStatus::Open,
             Some(Outcome::Failed(_)) => SessionStatus::Failed,
             Some(Outcome::Cancelled(_)) => SessionStatus::Cancelled,
@@ -119,24 +194,51 @@ impl Live {
         }
     }
 
+    /// The snapshot that is due with the next append, if one is, and what is stored with it.
+    pub(crate) fn due_snapshot(&self, limits: &EngineLimits) -> Option<(Vec<u8>, Covered)> {
+        let next = self.state.next_seq;
+        if next.0 < limits.snapshot_events_min
+            || next.0 - self.covered.seq.0 < limits.snapshot_every_events
+        {
+            return None;
+        }
+        let covered = Covered { seq: next, messages: self.state.messages.len() };
+        Some((self.state.snapshot(self.covered.messages), covered))
+    }
+
     /// Decides all waiting facts. Returns the events and refused facts; the state has moved on,
     /// ahead of the journal, so nothing may act on it until the events are durable.
-    pub(crate) fn decide_all(&mut self, at_us: i64, mut seed: impl FnMut() -> u64) -> Decided {
+    pub(crate) fn decide_all(&mut self, at_us: i64) -> Decided {
         let mut decided = Decided::default();
         while let Some(letter) = self.inbox.pop_front() {
-            if matches!(letter.fact, Fact::Input { .. } | Fact::Reopened { .. }) {
+            if matches!(
+                letter.fact,
+                Fact::Input { .. } | Fact::Reopened { .. } | Fact::Forked { .. }
+            ) {
                 self.turn += 1;
                 self.report = None;
                 decided.begins_turn = true;
             }
+            let waited = self.state.waits_for_people();
             let at_us = at_us.max(letter.not_before_us);
-            let now = Moment { at_us, seed: seed() };
-            match decide(&mut self.state, &self.agent.spec, letter.fact, now) {
+            let now = Moment { at_us, seed: Moment::seed_of(&self.id, self.state.next_seq) };
+            let made = decide(&mut self.state, &self.agent.spec, letter.fact, now);
+            match (&made, letter.reply) {
+                (Ok(events), Some(reply)) if !events.is_empty() => decided.replies.push(reply),
+                (_, Some(reply)) => decided.stale.push(reply),
+                (_, None) => {}
+            }
+            match made {
                 Ok(events) => decided.events.extend(events),
                 Err(refused) => decided.refused.push(refused),
             }
+            if waited && !self.state.waits_for_people() {
+                // The time that a person took does not count.
+                self.turn += 1;
+                decided.begins_turn = true;
+            }
         }
-        decided.commands = commands(&self.state, &decided.events);
+        decided.commands = commands(&self.state, &self.agent.spec, &decided.events);
         decided
     }
 }
@@ -147,6 +249,10 @@ pub(crate) struct Decided {
     pub(crate) events: Vec<Event>,
     pub(crate) commands: Vec<Command>,
     pub(crate) refused: Vec<Refused>,
+    /// Those whose decisions are among the events.
+    pub(crate) replies: Vec<Reply<()>>,
+    /// Those whose decisions came to nothing.
+    pub(crate) stale: Vec<Reply<()>>,
     /// Whether a turn began, or goes on here.
     pub(crate) begins_turn: bool,
 }

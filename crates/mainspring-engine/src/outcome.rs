@@ -1,12 +1,16 @@
 //! What a session amounts to, for whoever asks.
 
-use mainspring_session::{Failure, Outcome, SessionId, State, Usage};
+use mainspring_session::{
+    ApprovalId, CallIndex, EffectId, Failure, Outcome, SessionId, State, Usage,
+};
 
 /// How a session's last turn stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionOutcome {
     /// It goes on.
     Open,
+    /// It goes on once a person decides something.
+    Waiting,
     /// It ended with this text.
     Finished(String),
     /// It ended with this error.
@@ -39,6 +43,7 @@ impl SessionReport {
             }
             Some(Outcome::Failed(error)) => SessionOutcome::Failed(error.clone()),
             Some(Outcome::Cancelled(reason)) => SessionOutcome::Cancelled(reason.clone()),
+            None if state.waits_for_people() => SessionOutcome::Waiting,
             None => SessionOutcome::Open,
         };
         Self {
@@ -49,4 +54,32 @@ impl SessionReport {
             steps: state.turn_steps(),
         }
     }
+}
+
+/// What a tool call waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PendingKind {
+    /// A person's approval; the id names the request.
+    Approval(ApprovalId),
+    /// Somebody who knows whether it took effect.
+    Effect,
+}
+
+/// A tool call that waits for a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// The session.
+    pub session: SessionId,
+    /// The call.
+    pub call: CallIndex,
+    /// What it waits for.
+    pub kind: PendingKind,
+    /// The tool.
+    pub tool: String,
+    /// Its arguments, as JSON.
+    pub arguments: String,
+    /// Its key, the same for all its attempts.
+    pub effect_id: EffectId,
+    /// Attempts begun so far.
+    pub attempt: u32,
 }

@@ -1,11 +1,20 @@
 //! What a shard does with a letter: requests from outside, and the ends of what it has begun.
 
-use mainspring_journal::AppendMode;
-use mainspring_session::{Epoch, ErrorCode, Fact, Failure, Part, Phase, Seq, SessionId, State};
+use std::sync::Arc;
 
+use mainspring_journal::AppendMode;
+use mainspring_session::{
+    AgentSpec, CallIndex, Epoch, ErrorCode, Fact, Failure, ForkEdit, Part, Phase, Seq, SessionId,
+};
+
+use crate::agent::Agent;
+use crate::follow::Followed;
 use crate::live::{Key, Live};
-use crate::loader::{self, Loaded};
-use crate::mail::{Mail, OnChange, Opened, Reply, ResumeRequest, StartRequest};
+use crate::loader::{self, Folded, Loaded};
+use crate::mail::{
+    DecideRequest, Decision, ForkRequest, Mail, OnChange, Opened, Reply, ResumeRequest,
+    StartRequest,
+};
 use crate::outcome::SessionReport;
 use crate::shard::Shard;
 use crate::watch::{Lookup, WatchBatch};
@@ -15,7 +24,16 @@ impl Shard {
         match mail {
             Mail::Start(id, request, reply) => self.start(id, request, reply),
             Mail::Resume(request, reply) => self.resume(request, reply),
+            Mail::Fork(id, request, reply) => self.fork(id, request, reply),
             Mail::Loaded(id, loaded) => self.loaded(id, *loaded),
+            Mail::Decide(request, reply) => self.decide(request, reply),
+            Mail::Decided(request, reply, result) => self.decided(request, reply, result),
+            Mail::Claim(request, reply) => self.claim(request, reply),
+            Mail::Claimed(claimed, reply) => self.claimed(claimed, reply),
+            Mail::Found(id, head, who) => self.found(id, head, who),
+            Mail::Heads(heads) => self.looked_after(heads),
+            Mail::Unreleased(sessions) => self.release_later(sessions),
+            Mail::Drain(deadline, reply) => self.drain(deadline, reply),
             Mail::Cancel(id, reason, reply) => self.cancel(&id, reason, reply),
             Mail::Wait(id, reply) => self.wait(id, reply),
             Mail::Watch(id, from, reply) => self.watch(id, from, reply),
@@ -34,15 +52,25 @@ impl Shard {
     }
 
     fn cancel(&mut self, id: &SessionId, reason: String, reply: Reply<()>) {
-        let key = self.keys.get(id).copied().filter(|key| !self.is_between_turns(*key));
-        let Some((key, live)) = key.and_then(|key| Some((key, self.lives.get_mut(&key)?))) else {
-            return reply(Err(not_running(id)));
-        };
-        live.cancelling.push(reply);
-        self.tell(key, Fact::CancelRequested { reason });
+        match self.keys.get(id).copied() {
+            Some(key) if !self.is_between_turns(key) => {
+                if let Some(live) = self.lives.get_mut(&key) {
+                    live.cancelling.push(reply);
+                }
+                self.tell(key, Fact::CancelRequested { reason });
+            }
+            Some(_) => reply(Err(not_running(id))),
+            // One that waits for a person, or whose process is gone.
+            None => {
+                let (session, call, by, agent) = (id.clone(), CallIndex(0), None, None);
+                let decision = Decision::Cancel(reason);
+                self.decide(DecideRequest { session, call, decision, by, agent }, reply);
+            }
+        }
     }
 
     fn admit(&self, id: &SessionId) -> Result<(), Failure> {
+        self.refuse_while_draining()?;
         if self.keys.contains_key(id) || self.loading.contains(id) {
             return Err(busy(id));
         }
@@ -60,7 +88,8 @@ impl Shard {
         if let Err(error) = check_size(&request) {
             return reply(Err(error));
         }
-        if let Some(key) = self.keys.get(&id).copied().filter(|key| self.is_between_turns(*key)) {
+        let between = self.keys.get(&id).copied().filter(|key| self.is_between_turns(*key));
+        if let (Some(key), Ok(())) = (between, self.refuse_while_draining()) {
             return self.begin_next(key, request, reply);
         }
         if let Err(error) = self.admit(&id) {
@@ -79,7 +108,7 @@ impl Shard {
     }
 
     /// Whether a session is still here although its turn has ended: a job outlived it.
-    fn is_between_turns(&self, key: Key) -> bool {
+    pub(crate) fn is_between_turns(&self, key: Key) -> bool {
         self.lives.get(&key).is_some_and(|live| {
             !live.state.is_open() && live.pending.is_none() && live.inbox.is_empty()
         })
@@ -93,20 +122,41 @@ impl Shard {
         live.opening.push((live.state.next_seq, reply));
         live.agent = request.agent;
         live.mode = AppendMode::TakeOver;
-        self.tell(key, Fact::Reopened { epoch, fingerprint });
+        live.tenure = self.config.journal.tenure();
+        let store = self.config.journal.identity().to_owned();
+        let held = request.submit;
+        self.tell(key, Fact::Reopened { epoch, fingerprint, store, held });
         self.tell(key, Fact::Input { content: request.content });
     }
 
-    fn resume(&mut self, request: ResumeRequest, reply: Reply<Opened>) {
-        let id = request.session.clone();
+    fn fork(&mut self, id: SessionId, request: ForkRequest, reply: Reply<Opened>) {
         if let Err(error) = self.admit(&id) {
             return reply(Err(error));
         }
         self.loading.insert(id.clone());
         let post = self.config.post.clone();
         self.config.loader.run(move |journal| {
-            let state = loader::find_state(journal, &id)
-                .and_then(|state| state.ok_or_else(|| loader::not_found(&id)));
+            let parent = loader::for_fork(journal, &request);
+            let loaded = Box::new(Loaded::Fork(request, reply, parent));
+            let _ = post.send(Mail::Loaded(id, loaded));
+        });
+    }
+
+    pub(crate) fn resume(&mut self, request: ResumeRequest, reply: Reply<Opened>) {
+        let id = request.session.clone();
+        // One that is alive here may have been taken over elsewhere since: the journal knows.
+        let admitted = match self.keys.contains_key(&id) && !self.loading.contains(&id) {
+            true => self.refuse_while_draining(),
+            false => self.admit(&id),
+        };
+        if let Err(error) = admitted {
+            return reply(Err(error));
+        }
+        self.loading.insert(id.clone());
+        let post = self.config.post.clone();
+        self.config.loader.run(move |journal| {
+            let with_spec = request.on_change == OnChange::Pin;
+            let state = loader::for_resume(journal, &id, with_spec);
             let loaded = Box::new(Loaded::Resume(request, reply, state));
             let _ = post.send(Mail::Loaded(id, loaded));
         });
@@ -114,14 +164,34 @@ impl Shard {
 
     fn loaded(&mut self, id: SessionId, loaded: Loaded) {
         self.loading.remove(&id);
+        let again = id.clone();
         match loaded {
-            Loaded::Start(_, reply, Err(error)) | Loaded::Resume(_, reply, Err(error)) => {
-                reply(Err(error));
+            Loaded::Start(_, reply, Err(error))
+            | Loaded::Resume(_, reply, Err(error))
+            | Loaded::Fork(_, reply, Err(error)) => reply(Err(error)),
+            Loaded::Start(_, reply, Ok(Some(folded))) if folded.state.is_open() => {
+                reply(Err(busy(&id)
+                    .with_hint("its turn was interrupted: resume it first (`mainspring resume`)")));
             }
-            Loaded::Start(_, reply, Ok(Some(state))) if state.is_open() => reply(Err(busy(&id)
-                .with_hint("its turn was interrupted: resume it first (`mainspring resume`)"))),
-            Loaded::Start(request, reply, Ok(state)) => self.begin(id, request, reply, state),
-            Loaded::Resume(request, reply, Ok(state)) => self.take_over(id, request, reply, state),
+            Loaded::Start(request, reply, Ok(folded)) => self.begin(id, request, reply, folded),
+            Loaded::Resume(request, reply, Ok((folded, spec))) => {
+                self.take_over(id, request, reply, folded, spec);
+            }
+            Loaded::Fork(request, reply, Ok((folded, edit))) => {
+                self.branch_off(id, request, reply, folded, edit);
+            }
+        }
+        self.decide_deferred(&again);
+        self.look_up_unfollowed(&again);
+    }
+
+    /// Those who asked for a session while it was being read, when it did not come alive.
+    pub(crate) fn look_up_unfollowed(&mut self, id: &SessionId) {
+        if self.keys.contains_key(id) || self.loading.contains(id) {
+            return;
+        }
+        for who in self.followed.remove(id).unwrap_or_default() {
+            self.ask_elsewhere(id.clone(), who);
         }
     }
 
@@ -131,27 +201,43 @@ impl Shard {
         id: SessionId,
         request: StartRequest,
         reply: Reply<Opened>,
-        state: Option<State>,
+        folded: Option<Folded>,
     ) {
-        let StartRequest { agent, content, origin, .. } = request;
+        let StartRequest { agent, content, origin, submit: held, .. } = request;
         let fingerprint = agent.fingerprint.clone();
-        let (state, mode, first) = match state {
+        let store = self.config.journal.identity().to_owned();
+        let (folded, mode, first) = match folded {
             None => {
                 let agent = agent.spec.name.clone();
                 let mode = AppendMode::Create { agent, origin: origin.clone() };
-                (State::default(), mode, Fact::Started { session: id.clone(), origin, fingerprint })
+                let session = id.clone();
+                let started = Fact::Started { session, origin, fingerprint, store, held };
+                (Folded::default(), mode, started)
             }
-            Some(state) => {
-                let epoch = Epoch(state.epoch.0 + 1);
-                (state, AppendMode::TakeOver, Fact::Reopened { epoch, fingerprint })
+            Some(folded) => {
+                let epoch = Epoch(folded.state.epoch.0 + 1);
+                let reopened = Fact::Reopened { epoch, fingerprint, store, held };
+                (folded, AppendMode::TakeOver, reopened)
             }
         };
-        let from = state.next_seq;
-        let mut live = Live::new(id, agent, state, mode);
-        live.opening.push((from, reply));
-        let key = self.add(live);
+        let key = self.add_opening(id, agent, folded, mode, reply);
         self.tell(key, first);
         self.tell(key, Fact::Input { content });
+    }
+
+    fn add_opening(
+        &mut self,
+        id: SessionId,
+        agent: Arc<Agent>,
+        folded: Folded,
+        mode: AppendMode,
+        reply: Reply<Opened>,
+    ) -> Key {
+        let from = folded.state.next_seq;
+        let tenure = self.config.journal.tenure();
+        let mut live = Live::new(id, agent, folded, mode, tenure);
+        live.opening.push((from, reply));
+        self.add(live)
     }
 
     fn take_over(
@@ -159,32 +245,68 @@ impl Shard {
         id: SessionId,
         request: ResumeRequest,
         reply: Reply<Opened>,
-        state: State,
+        folded: Folded,
+        spec: Option<AgentSpec>,
     ) {
-        let agent = request.agent;
-        if !state.is_open() {
+        let mut agent = request.agent;
+        if let Some(key) = self.keys.get(&id).copied() {
+            let here = self.lives.get(&key).map(|live| live.state.epoch);
+            let elsewhere = here < Some(folded.state.epoch);
+            if !elsewhere && (folded.state.is_open() || !self.is_between_turns(key)) {
+                return reply(Err(busy(&id)));
+            }
+            if elsewhere {
+                // What is still under way here is late for an owner that is gone.
+                self.abandon(key, &busy(&id));
+            }
+        }
+        if !folded.state.is_open() {
             let message =
                 format!("session \"{id}\" has no turn to continue: its last one has ended");
             return reply(Err(Failure::new(ErrorCode::SESSION_NOT_OPEN, message)
                 .with_hint(format!("`mainspring show {id}` shows it"))));
         }
-        let changed = state.fingerprint.as_ref() != Some(&agent.fingerprint);
-        if changed && request.on_change == OnChange::Refuse {
-            let message =
-                format!("agent {:?} is not the one session \"{id}\" runs", agent.spec.name);
-            return reply(Err(Failure::new(ErrorCode::AGENT_CHANGED, message)
-                .with_hint("resume it with the agent as it was, or allow the change")));
+        if folded.state.fingerprint.as_ref() != Some(&agent.fingerprint) {
+            match changed_agent(&id, &agent, request.on_change, spec) {
+                Ok(chosen) => agent = chosen,
+                Err(error) => return reply(Err(error)),
+            }
         }
-        let from = state.next_seq;
-        let epoch = Epoch(state.epoch.0 + 1);
+        let epoch = Epoch(folded.state.epoch.0 + 1);
         let fingerprint = agent.fingerprint.clone();
-        let mut live = Live::new(id, agent, state, AppendMode::TakeOver);
-        live.opening.push((from, reply));
-        let key = self.add(live);
-        self.tell(key, Fact::Reopened { epoch, fingerprint });
+        let store = self.config.journal.identity().to_owned();
+        let key = self.add_opening(id, agent, folded, AppendMode::TakeOver, reply);
+        self.tell(key, Fact::Reopened { epoch, fingerprint, store, held: false });
     }
 
-    fn wait(&mut self, id: SessionId, reply: Reply<SessionReport>) {
+    /// Begins a session with the first events of another.
+    fn branch_off(
+        &mut self,
+        id: SessionId,
+        request: ForkRequest,
+        reply: Reply<Opened>,
+        mut folded: Folded,
+        edit: Option<ForkEdit>,
+    ) {
+        let ForkRequest { parent, agent, content, origin, .. } = request;
+        if folded.state.is_open() && content.is_some() {
+            let message = format!("session \"{parent}\" has a turn under way where it is forked");
+            return reply(Err(Failure::new(ErrorCode::AGENT_INVALID, message)
+                .with_hint("leave the input out, or fork at the end of a turn")));
+        }
+        folded.covered.edited(edit.as_ref());
+        let fingerprint = agent.fingerprint.clone();
+        let store = self.config.journal.identity().to_owned();
+        let name = agent.spec.name.clone();
+        let mode = AppendMode::Fork { parent, agent: name, origin: origin.clone() };
+        let key = self.add_opening(id.clone(), agent, folded, mode, reply);
+        self.tell(key, Fact::Forked { session: id, origin, fingerprint, store, edit });
+        if let Some(content) = content {
+            self.tell(key, Fact::Input { content });
+        }
+    }
+
+    pub(crate) fn wait(&mut self, id: SessionId, reply: Reply<SessionReport>) {
         let live = self.keys.get(&id).and_then(|key| self.lives.get_mut(key));
         if let Some(live) = live {
             return match &live.report {
@@ -195,12 +317,11 @@ impl Shard {
         if let Some((_, error)) = self.abandoned.iter().find(|(other, _)| *other == id) {
             return reply(Err(error.clone()));
         }
-        self.config.loader.run(move |journal| reply(loader::report(journal, &id)));
+        self.ask_elsewhere(id, Followed::End(reply));
     }
 
-    fn watch(&mut self, id: SessionId, from: Seq, reply: Reply<WatchBatch>) {
+    pub(crate) fn watch(&mut self, id: SessionId, from: Seq, reply: Reply<WatchBatch>) {
         let live = self.keys.get(&id).and_then(|key| self.lives.get_mut(key));
-        let alive = live.is_some();
         let reply = match live {
             Some(live) => {
                 if let (false, Phase::Calling(call)) = (live.watched.get(), &live.state.phase) {
@@ -219,9 +340,28 @@ impl Shard {
                     Lookup::Old(reply) => reply,
                 }
             }
-            None => reply,
+            None => return self.ask_elsewhere(id, Followed::Events(from, reply)),
         };
-        self.config.loader.run(move |journal| reply(loader::watch(journal, &id, from, alive)));
+        self.read_events(&id, from, reply);
+    }
+}
+
+/// Who goes on with a session whose agent has changed.
+fn changed_agent(
+    id: &SessionId,
+    agent: &Arc<Agent>,
+    on_change: OnChange,
+    spec: Option<AgentSpec>,
+) -> Result<Arc<Agent>, Failure> {
+    match (on_change, spec) {
+        (OnChange::Pin, Some(spec)) => agent.pinned(spec).map(Arc::new),
+        (OnChange::Refuse, _) => {
+            let name = &agent.spec.name;
+            let message = format!("agent {name:?} is not the one session \"{id}\" runs");
+            Err(Failure::new(ErrorCode::AGENT_CHANGED, message)
+                .with_hint("resume it with the agent as it was, or allow the change"))
+        }
+        _ => Ok(Arc::clone(agent)),
     }
 }
 
@@ -245,6 +385,6 @@ fn busy(id: &SessionId) -> Failure {
         .with_hint("wait for its end, or use another session")
 }
 
-fn not_running(id: &SessionId) -> Failure {
+pub(crate) fn not_running(id: &SessionId) -> Failure {
     Failure::new(ErrorCode::SESSION_NOT_OPEN, format!("session \"{id}\" is not running here"))
 }

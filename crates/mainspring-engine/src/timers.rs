@@ -18,6 +18,16 @@ pub(crate) enum Timer {
     Job(u64),
     /// A session's turn has taken as long as it may; the number says which turn.
     Turn(Key, u64),
+    /// The lease must be looked at again, for what waits for it.
+    Hold,
+    /// Sessions without an owner may be claimed.
+    Claim,
+    /// Sessions that run elsewhere must be looked at, for those who follow them.
+    Follow,
+    /// A drain's time is up.
+    Drain,
+    /// What could not be let go of in the store is tried again.
+    Release,
 }
 
 impl Timer {

@@ -143,9 +143,9 @@ impl Watch {
         behind
     }
 
-    /// Those who wait, to be told of an error.
-    pub(crate) fn take_waiting(&mut self) -> impl Iterator<Item = Reply<WatchBatch>> + '_ {
-        self.waiting.drain(..).map(|(_, reply)| reply)
+    /// Those who wait, and what for, to be told of an error or to wait elsewhere.
+    pub(crate) fn take_waiting(&mut self) -> Vec<(Seq, Reply<WatchBatch>)> {
+        std::mem::take(&mut self.waiting)
     }
 }
 

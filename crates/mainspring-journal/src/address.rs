@@ -1,6 +1,7 @@
 //! Reads a journal's address. Keeps secrets out of messages: an address that is not understood is
 //! shown by its kind only, since what follows may hold a password.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::JournalError;
@@ -12,6 +13,25 @@ pub(crate) enum Address {
     Memory,
     /// In a file.
     Sqlite(PathBuf),
+    /// In a PostgreSQL database.
+    Postgres(Secret),
+}
+
+/// An address that may hold a password, and so is never shown.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// The address, for the one who connects.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// Reads an address; see [`crate::open`] for the forms.
@@ -28,6 +48,9 @@ pub(crate) fn parse(url: &str) -> Result<Address, JournalError> {
             }
             Some(path) => Ok(Address::Sqlite(path.into())),
         };
+    }
+    if url.starts_with("postgresql:") || url.starts_with("postgres:") {
+        return Ok(Address::Postgres(Secret(url.to_owned())));
     }
     match url.split_once(':') {
         _ if url.is_empty() => Err(JournalError::url_invalid("empty address")),

@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use mainspring_session::{Epoch, ErrorCode, Failure, Seq, SessionId};
 use rusqlite::ffi;
+use tokio_postgres::error::SqlState;
+
+use crate::postgres;
 
 /// Why a journal refused or failed.
 #[derive(Clone)]
@@ -30,6 +33,12 @@ impl JournalError {
     #[must_use]
     pub fn code(&self) -> &ErrorCode {
         &self.0.failure.code
+    }
+
+    /// An error that a store outside of this crate answers with.
+    #[must_use]
+    pub fn of(failure: Failure) -> Self {
+        Self::new(failure)
     }
 
     fn new(failure: Failure) -> Self {
@@ -84,6 +93,30 @@ impl JournalError {
         Self::new(failure.with_hint("another writer appended to the session, load it again"))
     }
 
+    pub(crate) fn bad_fork(session: &SessionId, parent: &SessionId, seen: Seq, has: Seq) -> Self {
+        let message = format!(
+            "session \"{session}\" cannot share {} events with session \"{parent}\", 1 to {} are \
+             allowed",
+            seen.0, has.0
+        );
+        let failure = Failure::new(ErrorCode::JOURNAL_CONFLICT, message);
+        Self::new(failure.with_hint("fork at an event that the parent has"))
+    }
+
+    pub(crate) fn bad_fork_epoch(
+        session: &SessionId,
+        parent: &SessionId,
+        seen: Epoch,
+        allowed: Epoch,
+    ) -> Self {
+        let message = format!(
+            "session \"{session}\" cannot be forked from session \"{parent}\" with epoch {}, the \
+             last shared event allows epoch {}",
+            seen.0, allowed.0
+        );
+        Self::new(Failure::new(ErrorCode::JOURNAL_CONFLICT, message))
+    }
+
     pub(crate) fn malformed(session: &SessionId, count: u32, lines: usize) -> Self {
         let message = format!(
             "append to session \"{session}\" says {count} events and has {lines} lines, at least \
@@ -112,6 +145,12 @@ impl JournalError {
         Self::new(Failure::new(ErrorCode::JOURNAL_READ_ONLY, message))
     }
 
+    pub(crate) fn within_sink(name: &str, doing: &str) -> Self {
+        let message = format!("journal {name} cannot be {doing} from within a sink");
+        let failure = Failure::new(ErrorCode::INTERNAL, message);
+        Self::new(failure.with_hint("do it from another thread than the one that takes results"))
+    }
+
     pub(crate) fn closed(name: &str) -> Self {
         let message = format!("journal {name} is closed");
         Self::new(Failure::new(ErrorCode::ENGINE_CLOSED, message))
@@ -129,7 +168,8 @@ impl JournalError {
         let message = format!("journal address names no known store: {what}");
         let failure = Failure::new(ErrorCode::JOURNAL_URL_INVALID, message);
         Self::new(failure.with_hint(
-            "use sqlite:///relative.db, sqlite:////absolute/path.db, a plain path, or memory:",
+            "use sqlite:///relative.db, sqlite:////absolute/path.db, a plain path, \
+             postgresql://user:password@host/database, or memory:",
         ))
     }
 
@@ -234,10 +274,103 @@ impl JournalError {
     }
 }
 
+/// Journals in a PostgreSQL database, named by host, port and database alone.
+impl JournalError {
+    pub(crate) fn owned(session: &SessionId, owner: &str) -> Self {
+        let message = format!(
+            "session \"{session}\" cannot be taken over, {owner:?} runs it until its lease ends"
+        );
+        let failure = Failure::new(ErrorCode::SESSION_OWNED, message);
+        Self::new(failure.with_hint("try again later, or stop that process"))
+    }
+
+    pub(crate) fn not_owner(session: &SessionId, owner: &str) -> Self {
+        let message = format!(
+            "session \"{session}\" was appended to by a process that does not own it, its owner \
+             is {owner:?}"
+        );
+        let failure = Failure::new(ErrorCode::JOURNAL_CONFLICT, message);
+        Self::new(failure.with_hint("this process let go of it, or its lease has run out"))
+    }
+
+    pub(crate) fn postgres_no_lease(name: &str) -> Self {
+        let message = format!("journal {name} gives this process no lease");
+        let failure = Failure::new(ErrorCode::JOURNAL_IO, message);
+        Self::new(failure.with_hint("check that the server can be reached and is not overloaded"))
+    }
+
+    pub(crate) fn postgres_url_invalid(what: &str) -> Self {
+        let message = format!("journal address cannot be used: {what}");
+        let failure = Failure::new(ErrorCode::JOURNAL_URL_INVALID, message);
+        Self::new(failure.with_hint(
+            "use postgresql://USER:PASSWORD@HOST:PORT/DATABASE with the parameters of libpq; \
+             sslmode is disable, allow, prefer, require, verify-ca or verify-full",
+        ))
+    }
+
+    pub(crate) fn postgres_missing(name: &str) -> Self {
+        let message = format!("journal {name} does not exist, its database has no tables of it");
+        let hint = "check the address; a journal is made by the first run that writes to it";
+        Self::new(Failure::new(ErrorCode::JOURNAL_IO, message).with_hint(hint))
+    }
+
+    pub(crate) fn postgres_newer(name: &str, seen: i64, supported: i64) -> Self {
+        let message = format!(
+            "journal {name} has store version {seen}, this version reads up to {supported}"
+        );
+        Self::new(Failure::new(ErrorCode::JOURNAL_NEWER, message).with_hint(NEWER_HINT))
+    }
+
+    pub(crate) fn postgres_tls(name: &str, source: rustls::Error) -> Self {
+        let message = format!("journal {name} cannot be spoken to with TLS: {source}");
+        Self::caused(Failure::new(ErrorCode::JOURNAL_IO, message), source)
+    }
+
+    pub(crate) fn postgres_tls_file(name: &str, file: &Path, what: &str) -> Self {
+        let message = format!(
+            "journal {name} cannot be opened, the certificates in {} cannot be used: {what}",
+            file.display()
+        );
+        let failure = Failure::new(ErrorCode::JOURNAL_IO, message);
+        Self::new(failure.with_hint("give a file with certificates in PEM form in sslrootcert"))
+    }
+
+    /// A failed call of PostgreSQL.
+    pub(crate) fn postgres(name: &str, doing: &str, source: postgres::Cause) -> Self {
+        let message = format!("journal {name} could not be {doing}: {source}");
+        let code = source.code().map_or("", SqlState::code);
+        let (kind, hint) = match (code, &source) {
+            ("53100", _) => (ErrorCode::JOURNAL_FULL, FULL_HINT),
+            ("42501", _) => (ErrorCode::JOURNAL_READ_ONLY, RIGHTS_HINT),
+            ("25006", _) => (ErrorCode::JOURNAL_READ_ONLY, STANDBY_HINT),
+            ("3D000", _) => (ErrorCode::JOURNAL_IO, "make the database first"),
+            ("XX001" | "XX002", _) | (_, postgres::Cause::Strange(_)) => {
+                (ErrorCode::JOURNAL_CORRUPT, "the database is damaged; put back a copy of it")
+            }
+            (code, _) if code.starts_with("28") => {
+                (ErrorCode::JOURNAL_IO, "check user and password of the address")
+            }
+            ("", _) => (ErrorCode::JOURNAL_IO, SERVER_HINT),
+            (code, _) if code.starts_with("08") || code.starts_with("57P") || code == "53300" => {
+                (ErrorCode::JOURNAL_IO, SERVER_HINT)
+            }
+            _ => (ErrorCode::JOURNAL_IO, LOG_HINT),
+        };
+        Self::caused(Failure::new(kind, message).with_hint(hint), source)
+    }
+}
+
 const READ_ONLY_HINT: &str = "check the rights of the file and its folder, or choose another path";
 const FULL_HINT: &str = "free some space; no acknowledged event is lost";
 const IO_HINT: &str =
     "check the disk and the limit on file sizes (`ulimit -f`); no acknowledged event is lost";
+const RIGHTS_HINT: &str = "let the owner of the database open the journal once, and grant this user \
+                           SELECT, INSERT, UPDATE and DELETE on the tables mainspring_*";
+const STANDBY_HINT: &str =
+    "name the server that takes writes, or open the journal for reading only";
+const SERVER_HINT: &str =
+    "check that the server runs and can be reached; no acknowledged event is lost";
+const LOG_HINT: &str = "the server's log says more; no acknowledged event is lost";
 const NEWER_HINT: &str = "use the version of mainspring that wrote it, or a newer one";
 
 impl fmt::Display for JournalError {

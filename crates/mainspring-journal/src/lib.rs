@@ -12,9 +12,12 @@ mod address;
 mod block;
 mod delivery;
 mod error;
-mod fence;
+pub mod fence;
 mod limits;
 mod memory;
+mod postgres;
+mod prune;
+mod queue;
 mod sqlite;
 
 use std::sync::Arc;
@@ -44,8 +47,15 @@ pub struct Append {
     pub mode: AppendMode,
     /// What the session is after these events.
     pub status: SessionStatus,
-    /// Bodies the events name; one that is stored already is not stored again.
+    /// Bodies the events name; one that is stored already is not stored again. Each is kept at
+    /// least as long as the session.
     pub blobs: Vec<(BlobHash, Arc<[u8]>)>,
+    /// What the session amounts to after these events, as an addition to its snapshots before; see
+    /// [`Snapshot`]. Stored with the events or not at all.
+    pub snapshot: Option<Vec<u8>>,
+    /// Whether the owner lets go of the session with this append, so that another may take it over
+    /// at once. Without a meaning for a session whose turn has ended: such a one has no owner.
+    pub release: bool,
     /// Handed back in [`Acked`], so that the caller knows which append it was.
     pub token: u64,
     /// Where the result goes.
@@ -55,7 +65,8 @@ pub struct Append {
 impl Append {
     /// How much there is to write, in bytes.
     fn bytes(&self) -> usize {
-        self.events.len() + self.blobs.iter().map(|(_, body)| body.len()).sum::<usize>()
+        let blobs = self.blobs.iter().map(|(_, body)| body.len()).sum::<usize>();
+        self.events.len() + blobs + self.snapshot.as_ref().map_or(0, Vec::len)
     }
 }
 
@@ -69,18 +80,31 @@ pub enum AppendMode {
         /// How to load the agent again, if it came from a module.
         origin: Option<Origin>,
     },
-    /// The owner goes on: the epoch is the session's.
+    /// The session begins with the first events of another, which are named and not copied: it
+    /// must not exist, `expected_seq` is how many events it shares with its parent (at least 1, at
+    /// most all), and the epoch is one more than that of the last shared event.
+    Fork {
+        /// The session whose first events are shared.
+        parent: SessionId,
+        /// The agent's name, for the list of sessions.
+        agent: String,
+        /// How to load the agent again, if it came from a module.
+        origin: Option<Origin>,
+    },
+    /// The owner goes on: the epoch is the session's, and this process is its owner.
     Continue,
-    /// A new owner takes over: the epoch is one more than the session's, and every later append
-    /// of the old owner is refused.
+    /// A new owner takes over: the epoch is one more than the session's, no other process owns it,
+    /// and every later append of the old owner is refused.
     TakeOver,
 }
 
 /// What a session is after its last event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SessionStatus {
-    /// It has a turn to continue.
+    /// It has a turn that can go on.
     Open,
+    /// It has a turn that goes on only once a person decides something.
+    Waiting,
     /// Its last turn ended with an answer.
     Finished,
     /// Its last turn ended with an error.
@@ -114,7 +138,7 @@ pub struct Acked {
 pub struct SessionHead {
     /// The session.
     pub id: SessionId,
-    /// Its owner.
+    /// Counts its owners.
     pub epoch: Epoch,
     /// How many events it has: the position of the next one.
     pub next_seq: Seq,
@@ -124,10 +148,75 @@ pub struct SessionHead {
     pub agent: String,
     /// How to load the agent again, if it came from a module.
     pub origin: Option<Origin>,
-    /// Time of the first event, in microseconds since the epoch.
+    /// The session it was forked from and how many events they share; none if it was not forked,
+    /// or if the parent has been pruned. If those events all came to the parent from a session that
+    /// it was itself forked from, that session is the one.
+    pub parent: Option<(SessionId, Seq)>,
+    /// The process that runs it, in a store that several processes share.
+    pub owner: Option<String>,
+    /// Time of the first event of its own, in microseconds since the epoch.
     pub created_us: i64,
     /// Time of the last event, in microseconds since the epoch.
     pub updated_us: i64,
+}
+
+/// One addition to what a session amounts to, written every now and then so that a reader needs
+/// only the events after the last one. The journal does not know what is in it. A session's state
+/// at a position is made of all its snapshots up to there, oldest first, and the events after the
+/// last. All of them can be lost without losing anything but time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// How many events it covers: the position of the first one after it.
+    pub seq: Seq,
+    /// What the writer put in.
+    pub body: Vec<u8>,
+}
+
+/// Whether this process may act on the sessions it has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// It owns them.
+    Held,
+    /// Its lease may have run out: nothing may be begun until it is known again. Results may still
+    /// be appended; the store decides.
+    Paused,
+    /// It has lost them for good: every append is refused.
+    Lost,
+}
+
+/// Which sessions to remove.
+#[derive(Debug, Clone)]
+pub struct PruneQuery {
+    /// Only sessions whose last event is older, in microseconds since the epoch.
+    pub before_us: i64,
+    /// Only those of these statuses; `Open` and `Waiting` ones are never removed.
+    pub statuses: Vec<SessionStatus>,
+    /// Only those of this agent; `None` for all.
+    pub agent: Option<String>,
+    /// Only count what would be removed.
+    pub dry_run: bool,
+}
+
+/// What a pruning has removed, or would.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PruneReport {
+    /// Sessions that are gone.
+    pub sessions: u64,
+    /// Of those, the ones whose first events stay because a fork shares them.
+    pub kept_for_forks: u64,
+    /// Events that are gone.
+    pub events: u64,
+    /// Blobs that no session names any more and are gone.
+    pub blobs: u64,
+}
+
+/// What a compaction has gained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CompactReport {
+    /// Bytes of the store before.
+    pub bytes_before: u64,
+    /// Bytes of the store after.
+    pub bytes_after: u64,
 }
 
 /// Which sessions to list.
@@ -173,12 +262,37 @@ pub trait Journal: Send + Sync {
     /// later), `engine_closed`, and `internal` (the events are not as [`Append`] says).
     fn append(&self, append: Append);
 
-    /// Reads a session's events from a position on, oldest first.
+    /// Reads a session's events from a position on and before another (`None`: to the end), oldest
+    /// first. What a fork shares with its parents is part of it.
     ///
     /// # Errors
-    /// `session_not_found`; `journal_newer` if `from` is 0 and a newer version wrote the session;
+    /// `session_not_found`; `journal_newer` if a newer version wrote one of the events;
     /// `journal_corrupt`; `journal_io`; `engine_closed`.
-    fn load(&self, session: &SessionId, from: Seq) -> Result<Vec<Record>, JournalError>;
+    fn load_range(
+        &self,
+        session: &SessionId,
+        from: Seq,
+        until: Option<Seq>,
+    ) -> Result<Vec<Record>, JournalError>;
+
+    /// Reads a session's events from a position on, oldest first; see [`Journal::load_range`].
+    ///
+    /// # Errors
+    /// As [`Journal::load_range`].
+    fn load(&self, session: &SessionId, from: Seq) -> Result<Vec<Record>, JournalError> {
+        self.load_range(session, from, None)
+    }
+
+    /// Reads a session's snapshots that cover at most so many events (`None`: all), oldest first.
+    /// Those of the events that a fork shares with its parents are part of it.
+    ///
+    /// # Errors
+    /// `session_not_found`; `journal_corrupt`; `journal_io`; `engine_closed`.
+    fn snapshots(
+        &self,
+        session: &SessionId,
+        until: Option<Seq>,
+    ) -> Result<Vec<Snapshot>, JournalError>;
 
     /// Reads what is known of a session; `None` if it does not exist.
     ///
@@ -193,8 +307,8 @@ pub trait Journal: Send + Sync {
     /// `journal_io`; `engine_closed`.
     fn sessions(&self, query: &SessionQuery) -> Result<Vec<SessionHead>, JournalError>;
 
-    /// Lists every session that has a turn to continue, the one created first first, at a cost
-    /// that does not grow with what else is stored.
+    /// Lists every session of status [`SessionStatus::Open`], the one created first first, at a
+    /// cost that does not grow with what else is stored.
     ///
     /// # Errors
     /// `journal_corrupt`; `journal_io`; `engine_closed`.
@@ -205,6 +319,51 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// `journal_corrupt`; `journal_io`; `engine_closed`.
     fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, JournalError>;
+
+    /// Takes sessions of status [`SessionStatus::Open`] that nobody owns, of these agents, the one
+    /// created first first. This process owns them from then on; of several processes that claim
+    /// at once each session goes to one. The first append of each is a [`AppendMode::TakeOver`].
+    ///
+    /// # Errors
+    /// `journal_corrupt`; `journal_io`; `engine_closed`; `journal_read_only`.
+    fn claim(&self, agents: &[String], limit: u32) -> Result<Vec<SessionHead>, JournalError>;
+
+    /// Lets go of sessions of this process that it will not go on with. Of others, nothing
+    /// happens.
+    ///
+    /// # Errors
+    /// `journal_io`; `engine_closed`. The lease's end lets go of them then.
+    fn release(&self, sessions: &[SessionId]) -> Result<(), JournalError>;
+
+    /// Counts how often this process has had to begin anew as an owner. What is claimed, created
+    /// or taken over belongs to the tenure in which that was done.
+    fn tenure(&self) -> u64;
+
+    /// Whether this process may act on what it has taken in a tenure. Takes no lock and costs well
+    /// under a microsecond, since it is asked before every tool call.
+    fn hold(&self, tenure: u64) -> Hold;
+
+    /// Whether other processes may own sessions of this store at the same time.
+    fn is_shared(&self) -> bool;
+
+    /// Names the store itself: another text for a copy of it, the same for the store after it was
+    /// closed and opened. Approvals are bound to it, so that a copy repeats nothing.
+    fn identity(&self) -> &str;
+
+    /// Removes ended sessions for good. Events that a fork shares and blobs that a session names
+    /// stay. Runs beside appends, a few sessions at a time, each whole or not at all.
+    ///
+    /// # Errors
+    /// `journal_io`, `journal_full`: what had been removed until then stays removed;
+    /// `engine_closed`; `journal_read_only`.
+    fn prune(&self, query: &PruneQuery) -> Result<PruneReport, JournalError>;
+
+    /// Gives the room of what was removed back to the system. Appends wait meanwhile.
+    ///
+    /// # Errors
+    /// `journal_full`: the disk has no room for the copy that this needs; `journal_io`;
+    /// `engine_closed`; `journal_read_only`.
+    fn compact(&self) -> Result<CompactReport, JournalError>;
 
     /// Stores what has been handed in, folds the write-ahead log into the file, and lets another
     /// process open the journal. Later calls of any kind get `engine_closed`. Closing twice is
@@ -248,6 +407,9 @@ pub struct JournalOptions {
     pub durability: Durability,
     /// Bounds on batches, queues and pages.
     pub limits: JournalLimits,
+    /// What other processes know this one by, in a store that several share; `None`: host name and
+    /// process number.
+    pub node: Option<String>,
 }
 
 /// Opens a journal by its address.
@@ -255,6 +417,11 @@ pub struct JournalOptions {
 /// `memory:` is a new, empty store that ends with the process. `sqlite:///FILE` is a file
 /// relative to the current folder, `sqlite:////PATH/FILE` an absolute one; a plain path is the
 /// same. The file is made if it is missing, its folder is not.
+///
+/// `postgresql://USER:PASSWORD@HOST:PORT/DATABASE` (or `postgres://`) is a database that several
+/// processes share. The database must exist; the tables in it are made if they are missing.
+/// Parameters are those of libpq, as far as they make sense here, with `sslmode` and `sslrootcert`
+/// as libpq documents them.
 ///
 /// # Errors
 /// `journal_url_invalid`; `journal_locked` if another process has the file open for writing;
@@ -272,5 +439,8 @@ pub fn open(url: &str, options: JournalOptions) -> Result<Arc<dyn Journal>, Jour
     match address::parse(url)? {
         Address::Memory => Ok(Arc::new(memory::MemoryJournal::new(options))),
         Address::Sqlite(path) => Ok(Arc::new(sqlite::SqliteJournal::open(&path, options)?)),
+        Address::Postgres(url) => {
+            Ok(Arc::new(postgres::PostgresJournal::open(url.reveal(), options)?))
+        }
     }
 }

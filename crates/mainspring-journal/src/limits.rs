@@ -17,12 +17,24 @@ pub struct JournalLimits {
     pub cached_heads_max: usize,
     /// Most sessions in one listing. Default 1,000.
     pub sessions_page_max: u32,
+    /// Most sessions that a pruning looks at, and removes, between two commits of appends. Default
+    /// 100.
+    pub prune_sessions_max: u32,
     /// Most bytes of the database file, without its write-ahead log; `None` for as many as the
     /// disk has. An append past it is refused with `journal_full`.
     pub database_bytes_max: Option<u64>,
     /// Longest wait for another program that holds SQLite's own lock, in milliseconds. Default
     /// 5,000.
     pub busy_ms_max: u64,
+    /// How long a process that is gone keeps its sessions, in milliseconds, in a store that several
+    /// share. Default 3,000.
+    pub lease_ms: u64,
+    /// How long a store that cannot be reached is waited for, in milliseconds, before appends and
+    /// reads fail, in a store behind a network. Default 60,000.
+    pub outage_ms_max: u64,
+    /// Most connections for reads and for whatever is no append, in a store behind a network. The
+    /// writer and the lease have one more each. Default 4.
+    pub connections_max: u32,
 }
 
 impl Default for JournalLimits {
@@ -34,8 +46,12 @@ impl Default for JournalLimits {
             queue_bytes_max: 256 << 20,
             cached_heads_max: 65_536,
             sessions_page_max: 1_000,
+            prune_sessions_max: 100,
             database_bytes_max: None,
             busy_ms_max: 5_000,
+            lease_ms: 3_000,
+            outage_ms_max: 60_000,
+            connections_max: 4,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the server so and touches no other call.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -68,6 +69,30 @@ pub struct McpCall {
     pub timeout: Duration,
     /// Sent along in `_meta`; the same for every attempt of one effect.
     pub effect_id: String,
+    /// Asked just before the request is sent.
+    pub guard: Guard,
+}
+
+/// Whether a call may still be made: asked at the last moment, since time may have passed in a
+/// queue, or the whole process may have been stopped.
+#[derive(Clone, Default)]
+pub struct Guard(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl Guard {
+    /// Lets a call pass only if this function says so.
+    pub fn new(may_act: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(may_act)))
+    }
+
+    fn passes(&self) -> bool {
+        self.0.as_ref().is_none_or(|may_act| may_act())
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Guard(..)" } else { "Guard(none)" })
+    }
 }
 
 /// What a tool answered.
@@ -154,6 +179,10 @@ impl Live {
         let mut meta = MetaObject::new();
         meta.insert(EFFECT_ID_KEY.into(), Value::String(call.effect_id.clone()));
         let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
+        if !call.guard.passes() {
+            let server = self.config.name.clone();
+            return Err(McpError::Withheld { server, what });
+        }
         let answer = self.ask(request, Some(RequestMetaObject(meta)), &what).await;
         let answer = answer.map_err(|error| match error {
             McpError::Protocol { .. } => self.unknown_tool(call).unwrap_or(error),

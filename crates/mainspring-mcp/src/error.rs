@@ -38,6 +38,13 @@ pub enum McpError {
         /// Name of the server.
         server: String,
     },
+    /// The call's guard did not let it pass: nothing was sent.
+    Withheld {
+        /// Name of the server.
+        server: String,
+        /// What was withheld, for instance `tool "search"`.
+        what: String,
+    },
     /// The deadline passed.
     Timeout {
         /// Name of the server.
@@ -90,6 +97,7 @@ impl McpError {
         match self {
             Self::StartFailed { .. } => "mcp_start_failed",
             Self::Exited { .. } | Self::Closed { .. } => "mcp_exited",
+            Self::Withheld { .. } => "lease_lost",
             Self::Timeout { .. } => "mcp_timeout",
             Self::Protocol { .. } => "mcp_protocol_error",
             Self::LimitReached { .. } => "mcp_limit_reached",
@@ -102,7 +110,7 @@ impl McpError {
         match self {
             Self::StartFailed { may_work_later, .. }
             | Self::LimitReached { may_work_later, .. } => *may_work_later,
-            Self::Exited { .. } | Self::Timeout { .. } => true,
+            Self::Exited { .. } | Self::Timeout { .. } | Self::Withheld { .. } => true,
             Self::Closed { .. } | Self::Protocol { .. } | Self::UnknownTool { .. } => false,
         }
     }
@@ -119,6 +127,9 @@ impl McpError {
             ),
             Self::Closed { server } => {
                 format!("mcp server {server:?} cannot be used: its broker was closed")
+            }
+            Self::Withheld { server, what } => {
+                format!("{what} of mcp server {server:?} was withheld, its owner may have lost it")
             }
             Self::Timeout { server, what, limit_ms, .. } => {
                 let limit_s = std::time::Duration::from_millis(*limit_ms).as_secs_f64();
@@ -148,7 +159,7 @@ impl McpError {
                     .into(),
             ),
             Self::Timeout { .. } => Some("raise the timeout of the call".into()),
-            Self::Protocol { .. } => None,
+            Self::Protocol { .. } | Self::Withheld { .. } => None,
             Self::LimitReached { limit, .. } => Some(format!("raise McpLimits.{limit}")),
             Self::UnknownTool { known, .. } => Some(format!("it has: {}", cut(&known.join(", ")))),
         }

@@ -18,6 +18,6 @@ mod transport;
 mod watchdog;
 
 pub use broker::{McpBroker, McpServer};
-pub use call::{McpCall, McpResult, McpTool};
+pub use call::{Guard, McpCall, McpResult, McpTool};
 pub use config::{McpLimits, StdioConfig};
 pub use error::McpError;

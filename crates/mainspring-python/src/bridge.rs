@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use mainspring_engine::{
-    CallContext, Host, HostCall, HostJob, HostOutcome, HostResult, Reply, SessionReport, Ticket,
-    WatchBatch,
+    CallContext, Host, HostCall, HostJob, HostOutcome, HostResult, Opened, Pending, Replay, Reply,
+    SessionReport, Ticket, WatchBatch,
 };
 use mainspring_journal::SessionHead;
 use mainspring_session::{ErrorCode, Failure, Record};
@@ -21,6 +21,10 @@ use rustix::event::{EventfdFlags, eventfd};
 pub(crate) enum Item {
     /// Run an async tool.
     Tool { ticket: u64, tool: u32, arguments: String, context: CallContext },
+    /// Ask a tool's policy whether a person must approve a call.
+    Policy { ticket: u64, tool: u32, arguments: String, context: CallContext },
+    /// Ask a tool what became of a call.
+    Reconcile { ticket: u64, tool: u32, arguments: String, context: CallContext },
     /// Ask a verifier.
     Verify { ticket: u64, verifier: u32, answer: String },
     /// Stop a job.
@@ -41,6 +45,11 @@ pub(crate) enum Payload {
     Records(Vec<Record>),
     Bytes(Option<Vec<u8>>),
     Text(String),
+    OpenedAll(Vec<Opened>),
+    Pending(Vec<Pending>),
+    Replay(Replay),
+    /// Some numbers.
+    Counts(Vec<u64>),
 }
 
 /// A job for a thread.
@@ -204,6 +213,12 @@ impl Host for Bridge {
                     } else {
                         items.push(Item::Tool { ticket, tool, arguments, context });
                     }
+                }
+                HostJob::Policy { tool, arguments, context } => {
+                    items.push(Item::Policy { ticket, tool, arguments, context });
+                }
+                HostJob::Reconcile { tool, arguments, context } => {
+                    items.push(Item::Reconcile { ticket, tool, arguments, context });
                 }
                 HostJob::Verify { verifier, answer } => {
                     items.push(Item::Verify { ticket, verifier, answer });

@@ -1,6 +1,8 @@
 //! From the engine's types to Python's: tuples of plain values, which `_lane.py` names.
 
-use mainspring_engine::{CallContext, SessionOutcome, SessionReport, WatchBatch, WatchItem};
+use mainspring_engine::{
+    CallContext, Pending, PendingKind, Replay, SessionOutcome, SessionReport, WatchBatch, WatchItem,
+};
 use mainspring_journal::{SessionHead, SessionStatus};
 use mainspring_session::{Failure, Record};
 use pyo3::exceptions::PyRuntimeError;
@@ -14,12 +16,20 @@ const VERIFY: u8 = 1;
 const CANCEL: u8 = 2;
 const START_THREAD: u8 = 3;
 const RESOLVE: u8 = 4;
+const POLICY: u8 = 5;
+const RECONCILE: u8 = 6;
 
 /// An item as a tuple whose first element says what it is.
 pub(crate) fn item<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTuple>> {
     match item {
         Item::Tool { ticket, tool, arguments, context } => {
-            job(py, ticket, tool, &arguments, &context)
+            job(py, TOOL, ticket, tool, &arguments, &context)
+        }
+        Item::Policy { ticket, tool, arguments, context } => {
+            job(py, POLICY, ticket, tool, &arguments, &context)
+        }
+        Item::Reconcile { ticket, tool, arguments, context } => {
+            job(py, RECONCILE, ticket, tool, &arguments, &context)
         }
         Item::Verify { ticket, verifier, answer } => {
             (VERIFY, ticket, verifier, PyBytes::new(py, answer.as_bytes())).into_pyobject(py)
@@ -37,18 +47,19 @@ pub(crate) fn item<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTu
 
 /// A job for a thread, in the same form as one for the loop.
 pub(crate) fn sync_job<'py>(py: Python<'py>, work: SyncJob) -> PyResult<Bound<'py, PyTuple>> {
-    job(py, work.ticket, work.tool, &work.arguments, &work.context)
+    job(py, TOOL, work.ticket, work.tool, &work.arguments, &work.context)
 }
 
 fn job<'py>(
     py: Python<'py>,
+    kind: u8,
     ticket: u64,
     tool: u32,
     arguments: &str,
     context: &CallContext,
 ) -> PyResult<Bound<'py, PyTuple>> {
     (
-        TOOL,
+        kind,
         ticket,
         tool,
         PyBytes::new(py, arguments.as_bytes()),
@@ -57,6 +68,7 @@ fn job<'py>(
         context.effect_id.as_str(),
         context.attempt,
         context.timeout_ms,
+        context.tenure,
     )
         .into_pyobject(py)
 }
@@ -87,6 +99,13 @@ fn payload(py: Python<'_>, value: Payload) -> PyResult<Bound<'_, PyAny>> {
         Payload::Bytes(Some(bytes)) => PyBytes::new(py, &bytes).into_any(),
         Payload::Bytes(None) => py.None().into_bound(py),
         Payload::Text(text) => text.into_pyobject(py)?.into_any(),
+        Payload::OpenedAll(all) => list(py, all.into_iter(), |py, opened| {
+            (opened.session.as_str(), opened.from.0, opened.agent.as_str()).into_pyobject(py)
+        })?
+        .into_any(),
+        Payload::Pending(all) => list(py, all.iter(), pending)?.into_any(),
+        Payload::Replay(value) => replay(py, &value)?.into_any(),
+        Payload::Counts(counts) => PyTuple::new(py, counts)?.into_any(),
     })
 }
 
@@ -106,6 +125,7 @@ fn list<'py, T>(
 fn report(py: Python<'_>, report: SessionReport) -> PyResult<Bound<'_, PyTuple>> {
     let (status, text, error) = match report.outcome {
         SessionOutcome::Open => ("open", None, None),
+        SessionOutcome::Waiting => ("waiting", None, None),
         SessionOutcome::Finished(text) => ("finished", Some(text), None),
         SessionOutcome::Failed(error) => ("failed", None, Some(failure(py, error)?)),
         SessionOutcome::Cancelled(reason) => ("cancelled", Some(reason), None),
@@ -140,6 +160,7 @@ fn batch(py: Python<'_>, batch: WatchBatch) -> PyResult<Bound<'_, PyTuple>> {
 pub(crate) fn status_name(status: SessionStatus) -> &'static str {
     match status {
         SessionStatus::Open => "open",
+        SessionStatus::Waiting => "waiting",
         SessionStatus::Finished => "finished",
         SessionStatus::Failed => "failed",
         SessionStatus::Cancelled => "cancelled",
@@ -148,11 +169,14 @@ pub(crate) fn status_name(status: SessionStatus) -> &'static str {
 
 /// The status of a name.
 pub(crate) fn status_of(name: &str) -> Option<SessionStatus> {
-    use SessionStatus::{Cancelled, Failed, Finished, Open};
-    [Open, Finished, Failed, Cancelled].into_iter().find(|status| status_name(*status) == name)
+    use SessionStatus::{Cancelled, Failed, Finished, Open, Waiting};
+    [Open, Waiting, Finished, Failed, Cancelled]
+        .into_iter()
+        .find(|status| status_name(*status) == name)
 }
 
-/// `(id, status, agent, origin or None, epoch, events, created_us, updated_us)`.
+/// `(id, status, agent, origin or None, epoch, events, created_us, updated_us, parent or None,
+/// events shared with it or None, owner or None)`.
 pub(crate) fn head<'py>(py: Python<'py>, head: &SessionHead) -> PyResult<Bound<'py, PyTuple>> {
     (
         head.id.as_str(),
@@ -163,8 +187,38 @@ pub(crate) fn head<'py>(py: Python<'py>, head: &SessionHead) -> PyResult<Bound<'
         head.next_seq.0,
         head.created_us,
         head.updated_us,
+        head.parent.as_ref().map(|(parent, _)| parent.as_str()),
+        head.parent.as_ref().map(|(_, shared)| shared.0),
+        head.owner.as_deref(),
     )
         .into_pyobject(py)
+}
+
+/// `(session, call, approval id or None, tool, arguments, effect id, attempt)`; without an approval
+/// id it is the outcome that must be found out.
+pub(crate) fn pending<'py>(py: Python<'py>, pending: &Pending) -> PyResult<Bound<'py, PyTuple>> {
+    let approval = match &pending.kind {
+        PendingKind::Approval(id) => Some(id.as_str()),
+        PendingKind::Effect => None,
+    };
+    (
+        pending.session.as_str(),
+        pending.call.0,
+        approval,
+        pending.tool.as_str(),
+        pending.arguments.as_str(),
+        pending.effect_id.as_str(),
+        pending.attempt,
+    )
+        .into_pyobject(py)
+}
+
+/// `(events that came out the same, None or (seq, recorded or None, replayed or None, why))`.
+pub(crate) fn replay<'py>(py: Python<'py>, replay: &Replay) -> PyResult<Bound<'py, PyTuple>> {
+    let divergence = replay.divergence.as_ref().map(|found| {
+        (found.seq.0, found.recorded.as_deref(), found.replayed.as_deref(), found.why.as_str())
+    });
+    (replay.events, divergence).into_pyobject(py)
 }
 
 /// `(seq, at_us, epoch, json)`.

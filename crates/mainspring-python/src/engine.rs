@@ -2,14 +2,19 @@
 //! of the interpreter while it waits; answers come by handle through `drain`.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use mainspring_engine::{
-    Agent, AgentConfig, Binding, Engine, EngineConfig, HostOutcome, HostResult, ModelAccess,
-    OnChange, Opened, ResumeRequest, StartRequest, Ticket,
+    Agent, AgentConfig, Binding, ClaimRequest, DecideRequest, Decision, Edit, Engine, EngineConfig,
+    ForkRequest, HostOutcome, HostResult, ModelAccess, OnChange, Opened, ResumeRequest,
+    StartRequest, Ticket,
 };
-use mainspring_journal::{Durability, SessionQuery};
+use mainspring_journal::{Durability, PruneQuery, SessionQuery, SessionStatus};
 use mainspring_mcp::StdioConfig;
-use mainspring_session::{BlobHash, CATALOGUE, ErrorCode, Failure, Origin, Part, Seq, SessionId};
+use mainspring_session::{
+    ApprovalDecision, ApprovalId, BlobHash, CATALOGUE, CallIndex, EffectOutcome, ErrorCode,
+    Failure, Origin, Part, Seq, SessionId,
+};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use serde::Deserialize;
@@ -47,7 +52,8 @@ struct AccessJson {
 #[pymethods]
 impl NativeEngine {
     #[new]
-    #[pyo3(signature = (store, *, durability="full", shard_count=None, threads_max=32, sessions_max=None))]
+    #[pyo3(signature = (store, *, durability="full", shard_count=None, threads_max=32, sessions_max=None, lease_ms=None, node=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords of the Python class")]
     fn new(
         py: Python<'_>,
         store: &str,
@@ -55,6 +61,8 @@ impl NativeEngine {
         shard_count: Option<u8>,
         threads_max: usize,
         sessions_max: Option<usize>,
+        lease_ms: Option<u64>,
+        node: Option<String>,
     ) -> PyResult<Self> {
         let mut config = EngineConfig::new(store);
         config.durability = match durability {
@@ -66,6 +74,8 @@ impl NativeEngine {
             }
         };
         config.shard_count = shard_count.unwrap_or(config.shard_count);
+        config.lease_ms = lease_ms;
+        config.node = node;
         config.limits.sessions_max = sessions_max.unwrap_or(config.limits.sessions_max);
         py.detach(|| Self::open(&config, threads_max)).map_err(convert::raise)
     }
@@ -123,10 +133,40 @@ impl NativeEngine {
         self.engine.host_results(vec![result(ticket, HostOutcome::Cancelled)]);
     }
 
+    /// A job that was not run because `may_act` said no.
+    fn withheld(&self, ticket: u64) {
+        self.engine.host_results(vec![result(ticket, HostOutcome::Withheld)]);
+    }
+
     /// A verdict: None to accept, else the reason why not.
     #[pyo3(signature = (ticket, rejection))]
     fn verified(&self, ticket: u64, rejection: Option<String>) {
         self.engine.host_results(vec![result(ticket, HostOutcome::Verified(rejection))]);
+    }
+
+    /// A policy's answer: whether a person must approve.
+    fn policy_answered(&self, ticket: u64, needed: bool) {
+        self.engine.host_results(vec![result(ticket, HostOutcome::Policy(needed))]);
+    }
+
+    /// What a tool's own function found out about a call: `done`, `not_done` or `undecided`.
+    fn reconciled(&self, ticket: u64, outcome: &str, text: String) {
+        let outcome = match outcome {
+            "done" => EffectOutcome::Done { text },
+            "not_done" => EffectOutcome::NotDone,
+            _ => EffectOutcome::Undecided { message: text },
+        };
+        self.engine.host_results(vec![result(ticket, HostOutcome::Reconciled(outcome))]);
+    }
+
+    /// Whether a tool of a call taken in this tenure may still be run.
+    fn may_act(&self, tenure: u64) -> bool {
+        self.engine.may_act(tenure)
+    }
+
+    /// Whether other processes may own sessions of the store.
+    fn is_shared(&self) -> bool {
+        self.engine.is_shared()
     }
 
     /// Compiles an agent and returns its number.
@@ -159,6 +199,7 @@ impl NativeEngine {
         content: &[u8],
         session: Option<&str>,
         origin: Option<String>,
+        submit: bool,
     ) -> PyResult<()> {
         self.check_process()?;
         let content: Vec<Part> = json(content, "the input").map_err(convert::raise)?;
@@ -166,16 +207,185 @@ impl NativeEngine {
         let agent = self.agent(agent)?;
         let origin = origin.map(Origin);
         let reply = self.bridge.reply(handle, opened);
-        self.engine.start(StartRequest { session, agent, content, origin }, reply);
+        self.engine.start(StartRequest { session, agent, content, origin, submit }, reply);
+        Ok(())
+    }
+
+    /// Begins a session with the first events of another; resolves like `start`. `edit` is a text
+    /// or, as JSON, an input's parts.
+    #[expect(clippy::too_many_arguments, reason = "one call of one Python method")]
+    fn fork(
+        &self,
+        handle: u64,
+        agent: u32,
+        parent: &str,
+        at: Option<u64>,
+        session: Option<&str>,
+        edit_text: Option<String>,
+        edit_content: Option<&[u8]>,
+        content: Option<&[u8]>,
+        origin: Option<String>,
+    ) -> PyResult<()> {
+        self.check_process()?;
+        let parts = |bytes: &[u8]| json::<Vec<Part>>(bytes, "the input").map_err(convert::raise);
+        let edit = match (edit_text, edit_content) {
+            (Some(text), _) => Some(Edit::Text(text)),
+            (None, content) => content.map(parts).transpose()?.map(Edit::Content),
+        };
+        let request = ForkRequest {
+            parent: session_id(parent).map_err(convert::raise)?,
+            at: at.map(Seq),
+            session: session.map(session_id).transpose().map_err(convert::raise)?,
+            agent: self.agent(agent)?,
+            edit,
+            content: content.map(parts).transpose()?,
+            origin: origin.map(Origin),
+        };
+        self.engine.fork(request, self.bridge.reply(handle, opened));
+        Ok(())
+    }
+
+    /// Answers a request for approval; resolves to None. Granted unless there is a `denial`;
+    /// `approval` None means whichever request is open; `agent` goes on with the session.
+    #[expect(clippy::too_many_arguments, reason = "one call of one Python method")]
+    fn decide_approval(
+        &self,
+        handle: u64,
+        session: &str,
+        call: u64,
+        approval: Option<&str>,
+        arguments: Option<String>,
+        denial: Option<String>,
+        by: Option<String>,
+        agent: Option<u32>,
+    ) -> PyResult<()> {
+        let decision = match denial {
+            Some(message) => ApprovalDecision::Denied { message },
+            None => ApprovalDecision::Granted { arguments },
+        };
+        let decision = Decision::Approval(approval.map(ApprovalId::named), decision);
+        self.decide(handle, session, call, decision, by, agent)
+    }
+
+    /// Says what became of a call whose process ended: `done`, `not_done` or `failed`; resolves to
+    /// None.
+    #[expect(clippy::too_many_arguments, reason = "one call of one Python method")]
+    fn decide_effect(
+        &self,
+        handle: u64,
+        session: &str,
+        call: u64,
+        outcome: &str,
+        text: String,
+        by: Option<String>,
+        agent: Option<u32>,
+    ) -> PyResult<()> {
+        let outcome = match outcome {
+            "done" => EffectOutcome::Done { text },
+            "not_done" => EffectOutcome::NotDone,
+            "failed" => EffectOutcome::Failed { message: text },
+            other => {
+                let message = format!("outcome {other:?}, allowed are done, not_done, failed");
+                return Err(convert::raise(Failure::new(ErrorCode::AGENT_INVALID, message)));
+            }
+        };
+        self.decide(handle, session, call, Decision::Effect(outcome), by, agent)
+    }
+
+    /// Resolves to what waits for decisions, in one session or in all that wait for nothing else.
+    fn pending(&self, handle: u64, session: Option<&str>, limit: u32) -> PyResult<()> {
+        self.check_process()?;
+        let session = session.map(session_id).transpose().map_err(convert::raise)?;
+        self.engine.pending(session, limit, self.bridge.reply(handle, Payload::Pending));
+        Ok(())
+    }
+
+    /// Claims sessions of these agents, now and from then on; resolves to those there at once.
+    fn claim(&self, handle: u64, agents: Vec<u32>, on_change: &str) -> PyResult<()> {
+        self.check_process()?;
+        let agents = agents.into_iter().map(|agent| self.agent(agent)).collect::<PyResult<_>>()?;
+        let request = ClaimRequest { agents, on_change: on_change_of(on_change)? };
+        self.engine.claim(request, self.bridge.reply(handle, Payload::OpenedAll));
+        Ok(())
+    }
+
+    /// Shuts down step by step; resolves to `(finished, parked, cut)`.
+    fn drain_sessions(&self, handle: u64, within_ms: u64) -> PyResult<()> {
+        self.check_process()?;
+        let reply = self.bridge.reply(handle, |report: mainspring_engine::DrainReport| {
+            Payload::Counts(vec![report.finished, report.parked, report.cut])
+        });
+        self.engine.drain(Duration::from_millis(within_ms), reply);
+        Ok(())
+    }
+
+    /// Resolves to how a replay of the session ended.
+    fn replay(&self, handle: u64, session: &str) -> PyResult<()> {
+        self.check_process()?;
+        let session = session_id(session).map_err(convert::raise)?;
+        self.engine.replay(session, self.bridge.reply(handle, Payload::Replay));
+        Ok(())
+    }
+
+    /// Resolves to the report as of before a position, without waiting.
+    fn report_at(&self, handle: u64, session: &str, until: Option<u64>) -> PyResult<()> {
+        self.check_process()?;
+        let session = session_id(session).map_err(convert::raise)?;
+        let reply = self.bridge.reply(handle, Payload::Report);
+        self.engine.report_at(session, until.map(Seq), reply);
+        Ok(())
+    }
+
+    /// Resolves to the state as of before a position, as JSON.
+    fn state_at(&self, handle: u64, session: &str, until: Option<u64>) -> PyResult<()> {
+        self.check_process()?;
+        let session = session_id(session).map_err(convert::raise)?;
+        let reply = self.bridge.reply(handle, Payload::Text);
+        self.engine.state_at(session, until.map(Seq), reply);
+        Ok(())
+    }
+
+    /// Removes ended sessions; resolves to `(sessions, kept for forks, events, blobs)`.
+    fn prune(
+        &self,
+        handle: u64,
+        before_us: i64,
+        statuses: Vec<String>,
+        agent: Option<String>,
+        dry_run: bool,
+    ) -> PyResult<()> {
+        self.check_process()?;
+        let statuses = statuses
+            .iter()
+            .map(|name| status(name))
+            .collect::<Result<_, _>>()
+            .map_err(convert::raise)?;
+        let query = PruneQuery { before_us, statuses, agent, dry_run };
+        let reply = self.bridge.reply(handle, |report: mainspring_journal::PruneReport| {
+            let mainspring_journal::PruneReport { sessions, kept_for_forks, events, blobs } =
+                report;
+            Payload::Counts(vec![sessions, kept_for_forks, events, blobs])
+        });
+        self.engine.prune(query, reply);
+        Ok(())
+    }
+
+    /// Gives room back to the system; resolves to `(bytes before, bytes after)`.
+    fn compact(&self, handle: u64) -> PyResult<()> {
+        self.check_process()?;
+        let reply = self.bridge.reply(handle, |report: mainspring_journal::CompactReport| {
+            Payload::Counts(vec![report.bytes_before, report.bytes_after])
+        });
+        self.engine.compact(reply);
         Ok(())
     }
 
     /// Continues a turn; resolves like `start`.
-    fn resume(&self, handle: u64, agent: u32, session: &str, refuse_change: bool) -> PyResult<()> {
+    fn resume(&self, handle: u64, agent: u32, session: &str, on_change: &str) -> PyResult<()> {
         self.check_process()?;
         let session = session_id(session).map_err(convert::raise)?;
         let agent = self.agent(agent)?;
-        let on_change = if refuse_change { OnChange::Refuse } else { OnChange::Continue };
+        let on_change = on_change_of(on_change)?;
         let reply = self.bridge.reply(handle, opened);
         self.engine.resume(ResumeRequest { session, agent, on_change }, reply);
         Ok(())
@@ -300,6 +510,23 @@ impl NativeEngine {
         Ok(Self { engine: opened, bridge, agents: Mutex::new(Vec::new()), process })
     }
 
+    fn decide(
+        &self,
+        handle: u64,
+        session: &str,
+        call: u64,
+        decision: Decision,
+        by: Option<String>,
+        agent: Option<u32>,
+    ) -> PyResult<()> {
+        self.check_process()?;
+        let session = session_id(session).map_err(convert::raise)?;
+        let agent = agent.map(|agent| self.agent(agent)).transpose()?;
+        let request = DecideRequest { session, call: CallIndex(call), decision, by, agent };
+        self.engine.decide(request, self.bridge.reply(handle, |()| Payload::Unit));
+        Ok(())
+    }
+
     fn agent(&self, number: u32) -> PyResult<Arc<Agent>> {
         let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         agents.get(number as usize).cloned().ok_or_else(|| {
@@ -384,17 +611,29 @@ pub(crate) fn query(
     limit: u32,
     before: Option<&str>,
 ) -> Result<SessionQuery, Failure> {
-    let status = status
-        .map(|name| {
-            convert::status_of(name).ok_or_else(|| {
-                let message = format!("status {name:?} of sessions is not known");
-                Failure::new(ErrorCode::AGENT_INVALID, message)
-                    .with_hint("allowed are open, finished, failed, cancelled")
-            })
-        })
-        .transpose()?;
+    let status = status.map(self::status).transpose()?;
     let before = before.map(session_id).transpose()?;
     Ok(SessionQuery { status, limit, before })
+}
+
+fn status(name: &str) -> Result<SessionStatus, Failure> {
+    convert::status_of(name).ok_or_else(|| {
+        let message = format!("status {name:?} of sessions is not known");
+        Failure::new(ErrorCode::AGENT_INVALID, message)
+            .with_hint("allowed are open, waiting, finished, failed, cancelled")
+    })
+}
+
+fn on_change_of(name: &str) -> PyResult<OnChange> {
+    match name {
+        "continue" => Ok(OnChange::Continue),
+        "pin" => Ok(OnChange::Pin),
+        "refuse" => Ok(OnChange::Refuse),
+        other => {
+            let message = format!("on_change {other:?}, allowed are continue, pin, refuse");
+            Err(convert::raise(Failure::new(ErrorCode::AGENT_INVALID, message)))
+        }
+    }
 }
 
 fn tools_json(tools: &[mainspring_mcp::McpTool]) -> String {

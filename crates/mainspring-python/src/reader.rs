@@ -65,6 +65,40 @@ impl JournalReader {
         Ok(list)
     }
 
+    /// What waits for decisions, in one session or in all that wait for nothing else.
+    fn pending<'py>(
+        &self,
+        py: Python<'py>,
+        session: Option<&str>,
+        limit: u32,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let session = session.map(session_id).transpose().map_err(convert::raise)?;
+        let found = py
+            .detach(|| mainspring_engine::pending(self.0.as_ref(), session.as_ref(), limit))
+            .map_err(convert::raise)?;
+        let list = PyList::empty(py);
+        for pending in &found {
+            list.append(convert::pending(py, pending)?)?;
+        }
+        Ok(list)
+    }
+
+    /// How a replay of the session ended.
+    fn replay<'py>(&self, py: Python<'py>, session: &str) -> PyResult<Bound<'py, PyTuple>> {
+        let session = session_id(session).map_err(convert::raise)?;
+        let replay = py
+            .detach(|| mainspring_engine::replay(self.0.as_ref(), &session))
+            .map_err(convert::raise)?;
+        convert::replay(py, &replay)
+    }
+
+    /// The state as of before a position (None: now), as JSON.
+    fn state_at(&self, py: Python<'_>, session: &str, until: Option<u64>) -> PyResult<String> {
+        let session = session_id(session).map_err(convert::raise)?;
+        py.detach(|| mainspring_engine::state_json(self.0.as_ref(), &session, until.map(Seq)))
+            .map_err(convert::raise)
+    }
+
     /// A blob's bytes, or None.
     fn blob<'py>(&self, py: Python<'py>, hash: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let hash: BlobHash = serde_json::from_value(hash.into())

@@ -1,8 +1,10 @@
 //! What the engine must do once events are durable.
 
 use crate::event::{Event, ModelCallFinished, ModelCallStarted, ToolCallStarted};
+use crate::follow;
 use crate::ids::CallIndex;
-use crate::state::{ActiveModelCall, CallStatus, Phase, State};
+use crate::spec::{AgentSpec, Approve};
+use crate::state::{ActiveModelCall, CallStatus, Phase, State, ToolCallState};
 
 /// An order to the engine. Given only after the events that cause it are durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,16 @@ pub enum Command {
         call: CallIndex,
         /// The attempt.
         attempt: u32,
+    },
+    /// Ask the user's function whether a person must approve this tool call.
+    AskPolicy {
+        /// Which one.
+        call: CallIndex,
+    },
+    /// Ask the user's function what became of this tool call, whose process ended.
+    Reconcile {
+        /// Which one.
+        call: CallIndex,
     },
     /// Ask the user's function about the pending answer.
     Verify,
@@ -31,8 +43,11 @@ pub enum Command {
 
 /// The commands that follow from newly appended events, given the state after them.
 #[must_use]
-pub fn commands(state: &State, events: &[Event]) -> Vec<Command> {
+pub fn commands(state: &State, spec: &AgentSpec, events: &[Event]) -> Vec<Command> {
     let mut commands = Vec::with_capacity(events.len());
+    if state.held {
+        return commands;
+    }
     for event in events {
         match event {
             Event::ModelCallStarted(started) => commands.extend(call_model(state, started)),
@@ -43,10 +58,13 @@ pub fn commands(state: &State, events: &[Event]) -> Vec<Command> {
             Event::CancelRequested { .. } | Event::LimitReached { .. } => {
                 commands.push(Command::CancelOutstanding);
             }
-            Event::EpochTaken { .. } => commands.extend(resumed(state)),
+            Event::EpochTaken(_) | Event::SessionForked(_) => commands.extend(resumed(state)),
             event if event.is_terminal() => commands.push(Command::Finish),
             _ => {}
         }
+    }
+    if events.iter().any(makes_plans) {
+        commands.extend(questions(state, spec));
     }
     commands
 }
@@ -74,6 +92,34 @@ fn call_tool(state: &State, started: &ToolCallStarted) -> Option<Command> {
 fn verify(state: &State, finished: &ModelCallFinished) -> Option<Command> {
     let awaited = matches!(&state.phase, Phase::Judging(pending) if pending.verify);
     (finished.verify && awaited && finished.step + 1 == state.steps).then_some(Command::Verify)
+}
+
+/// Whether an event may leave tool calls behind that a function of the user must be asked about.
+fn makes_plans(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::ModelCallFinished(_)
+            | Event::AnswerVerified(_)
+            | Event::AnswerRejected(_)
+            | Event::EpochTaken(_)
+            | Event::SessionForked(_)
+    )
+}
+
+/// What the user's functions must be asked about the calls of the step.
+fn questions(state: &State, spec: &AgentSpec) -> impl Iterator<Item = Command> {
+    let asked = |current: &ToolCallState| {
+        let call = current.index;
+        let reconcile = || spec.tool(&current.call.name).is_some_and(|tool| tool.reconcile);
+        match current.status {
+            CallStatus::Planned(None) if follow::approve(spec, current) == Approve::Policy => {
+                Some(Command::AskPolicy { call })
+            }
+            CallStatus::Unknown if reconcile() => Some(Command::Reconcile { call }),
+            _ => None,
+        }
+    };
+    state.calls().iter().filter_map(asked).collect::<Vec<_>>().into_iter()
 }
 
 fn wait(until_us: Option<i64>) -> Option<Command> {

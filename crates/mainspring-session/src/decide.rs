@@ -5,19 +5,22 @@
 //! rule sees the truth; the engine makes them durable before it carries out a command.
 //!
 //! Which fact is allowed in which phase stands in [`TRANSITIONS`]; every other pair is refused.
-//! What follows when nothing outside is awaited is in `follow.rs`.
+//! What facts about tool calls lead to is in `calls.rs`, what a new owner does in `recover.rs`, and
+//! what follows when nothing outside is awaited in `follow.rs`.
 
+use crate::asking::{ApprovalDecided, ApprovalDecision, EffectOutcome, EffectResolved};
+use crate::calls;
 use crate::error::{ErrorCode, Failure};
 use crate::event::{
-    AnswerRejected, AnswerVerified, Event, FinishReason, InputReceived, ModelCallFailed,
-    ModelCallFinished, Origin, Problem, SCHEMA_VERSION, SessionStarted, Timing, ToolCallFailed,
-    ToolCallFinished, ToolCallLate,
+    AnswerRejected, AnswerVerified, EpochTaken, Event, FinishReason, ForkEdit, InputReceived,
+    ModelCallFailed, ModelCallFinished, Origin, Problem, SCHEMA_VERSION, SessionForked,
+    SessionStarted, Timing,
 };
 use crate::follow::{self, reject_action};
-use crate::ids::{BlobHash, CallIndex, Epoch, SessionId};
+use crate::ids::{ApprovalId, BlobHash, CallIndex, Epoch, Seq, SessionId};
 use crate::message::{Answer, Part, Usage};
-use crate::recover;
-use crate::retry::{model_retry_at, tool_retry_at};
+use crate::recover::{self, Approvals};
+use crate::retry::model_retry_at;
 use crate::spec::AgentSpec;
 use crate::state::{CallStatus, Phase, PhaseKind, State};
 
@@ -26,16 +29,45 @@ use crate::state::{CallStatus, Phase, PhaseKind, State};
 pub struct Moment {
     /// Microseconds since the epoch.
     pub at_us: i64,
-    /// A fresh random number.
+    /// What spreads retries over time; [`Moment::seed_of`] gives it.
     pub seed: u64,
+}
+
+impl Moment {
+    /// The seed for a decision of a session at a position: differs between sessions and positions,
+    /// and is the same when the decision is replayed.
+    #[must_use]
+    pub fn seed_of(session: &SessionId, at: Seq) -> u64 {
+        // FNV-1a, then the finaliser of MurmurHash3 to spread neighbouring positions.
+        let bytes = session.as_str().bytes().chain(at.0.to_be_bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        (hash ^ (hash >> 33)) >> 11
+    }
 }
 
 /// Something the engine learnt from outside.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the fields are those of the events they become")]
 pub enum Fact {
-    /// A session is to begin.
-    Started { session: SessionId, origin: Option<Origin>, fingerprint: BlobHash },
+    /// A session is to begin; `held` if somebody else will run it.
+    Started {
+        session: SessionId,
+        origin: Option<Origin>,
+        fingerprint: BlobHash,
+        store: String,
+        held: bool,
+    },
+    /// A session is to begin with what another has done so far.
+    Forked {
+        session: SessionId,
+        origin: Option<Origin>,
+        fingerprint: BlobHash,
+        store: String,
+        edit: Option<ForkEdit>,
+    },
     /// The user said something.
     Input { content: Vec<Part> },
     /// A model answered. `problems` are the findings of the engine's checks.
@@ -56,14 +88,25 @@ pub enum Fact {
     ToolReturned { call: CallIndex, attempt: u32, text: String, duration_us: u64 },
     /// A tool failed, timed out, or was refused.
     ToolFailed { call: CallIndex, attempt: u32, error: Failure },
+    /// The user's function said whether a person must be asked before a tool runs.
+    PolicyAnswered { call: CallIndex, needed: bool },
+    /// A person decided about a tool call that waits for approval.
+    ApprovalDecided {
+        call: CallIndex,
+        approval: ApprovalId,
+        decision: ApprovalDecision,
+        by: Option<String>,
+    },
+    /// It was found out what became of a call whose process ended.
+    EffectResolved { call: CallIndex, outcome: EffectOutcome, by: Option<String> },
     /// A time that was waited for has passed.
     TimerFired,
     /// The user wants the turn to end.
     CancelRequested { reason: String },
     /// The turn has taken as long as it may.
     TurnTimedOut,
-    /// A new owner has taken the session over.
-    Reopened { epoch: Epoch, fingerprint: BlobHash },
+    /// A new owner has taken the session over; `held` if only to record a decision.
+    Reopened { epoch: Epoch, fingerprint: BlobHash, store: String, held: bool },
 }
 
 /// The kinds of [`Fact`], for tables.
@@ -71,12 +114,16 @@ pub enum Fact {
 #[expect(missing_docs, reason = "documented at Fact")]
 pub enum FactKind {
     Started,
+    Forked,
     Input,
     ModelAnswered,
     ModelFailed,
     Verified,
     ToolReturned,
     ToolFailed,
+    PolicyAnswered,
+    ApprovalDecided,
+    EffectResolved,
     TimerFired,
     CancelRequested,
     TurnTimedOut,
@@ -89,12 +136,16 @@ impl Fact {
     pub fn kind(&self) -> FactKind {
         match self {
             Fact::Started { .. } => FactKind::Started,
+            Fact::Forked { .. } => FactKind::Forked,
             Fact::Input { .. } => FactKind::Input,
             Fact::ModelAnswered { .. } => FactKind::ModelAnswered,
             Fact::ModelFailed { .. } => FactKind::ModelFailed,
             Fact::Verified { .. } => FactKind::Verified,
             Fact::ToolReturned { .. } => FactKind::ToolReturned,
             Fact::ToolFailed { .. } => FactKind::ToolFailed,
+            Fact::PolicyAnswered { .. } => FactKind::PolicyAnswered,
+            Fact::ApprovalDecided { .. } => FactKind::ApprovalDecided,
+            Fact::EffectResolved { .. } => FactKind::EffectResolved,
             Fact::TimerFired => FactKind::TimerFired,
             Fact::CancelRequested { .. } => FactKind::CancelRequested,
             Fact::TurnTimedOut => FactKind::TurnTimedOut,
@@ -114,14 +165,17 @@ pub struct Refused {
 }
 
 /// Every pair of phase and fact that may meet. `Stepping`, `Concluding` and `Failing` are passed
-/// through inside one decision; a log can end there only where it was cut, as a fork does.
+/// through inside one decision; a log can end there only where it was cut, as a fork does, or
+/// where an owner left it that does not run the session.
 pub const TRANSITIONS: &[(PhaseKind, FactKind)] = &[
     (PhaseKind::Empty, FactKind::Started),
     (PhaseKind::Ready, FactKind::Input),
     (PhaseKind::Ready, FactKind::Reopened),
+    (PhaseKind::Ready, FactKind::Forked),
     (PhaseKind::Ready, FactKind::ToolReturned),
     (PhaseKind::Ready, FactKind::ToolFailed),
     (PhaseKind::Stepping, FactKind::Reopened),
+    (PhaseKind::Stepping, FactKind::Forked),
     (PhaseKind::Stepping, FactKind::CancelRequested),
     (PhaseKind::Calling, FactKind::ModelAnswered),
     (PhaseKind::Calling, FactKind::ModelFailed),
@@ -130,27 +184,36 @@ pub const TRANSITIONS: &[(PhaseKind, FactKind)] = &[
     (PhaseKind::Calling, FactKind::CancelRequested),
     (PhaseKind::Calling, FactKind::TurnTimedOut),
     (PhaseKind::Calling, FactKind::Reopened),
+    (PhaseKind::Calling, FactKind::Forked),
     (PhaseKind::Backoff, FactKind::TimerFired),
     (PhaseKind::Backoff, FactKind::ToolReturned),
     (PhaseKind::Backoff, FactKind::ToolFailed),
     (PhaseKind::Backoff, FactKind::CancelRequested),
     (PhaseKind::Backoff, FactKind::TurnTimedOut),
     (PhaseKind::Backoff, FactKind::Reopened),
+    (PhaseKind::Backoff, FactKind::Forked),
     (PhaseKind::Judging, FactKind::Verified),
     (PhaseKind::Judging, FactKind::ToolReturned),
     (PhaseKind::Judging, FactKind::ToolFailed),
     (PhaseKind::Judging, FactKind::CancelRequested),
     (PhaseKind::Judging, FactKind::TurnTimedOut),
     (PhaseKind::Judging, FactKind::Reopened),
+    (PhaseKind::Judging, FactKind::Forked),
     (PhaseKind::Acting, FactKind::ToolReturned),
     (PhaseKind::Acting, FactKind::ToolFailed),
+    (PhaseKind::Acting, FactKind::PolicyAnswered),
+    (PhaseKind::Acting, FactKind::ApprovalDecided),
+    (PhaseKind::Acting, FactKind::EffectResolved),
     (PhaseKind::Acting, FactKind::TimerFired),
     (PhaseKind::Acting, FactKind::CancelRequested),
     (PhaseKind::Acting, FactKind::TurnTimedOut),
     (PhaseKind::Acting, FactKind::Reopened),
+    (PhaseKind::Acting, FactKind::Forked),
     (PhaseKind::Concluding, FactKind::Reopened),
+    (PhaseKind::Concluding, FactKind::Forked),
     (PhaseKind::Concluding, FactKind::CancelRequested),
     (PhaseKind::Failing, FactKind::Reopened),
+    (PhaseKind::Failing, FactKind::Forked),
     (PhaseKind::Failing, FactKind::CancelRequested),
 ];
 
@@ -191,61 +254,105 @@ pub fn decide(
 
 fn respond(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Event> {
     match fact {
-        Fact::Started { session, origin, fingerprint } => {
-            vec![Event::SessionStarted(SessionStarted {
-                schema: SCHEMA_VERSION,
-                session,
-                agent: spec.name.clone(),
-                fingerprint,
-                origin,
-            })]
-        }
         Fact::Input { content } => vec![Event::InputReceived(InputReceived { content })],
-        fact @ Fact::ModelAnswered { .. } => model_answered(state, spec, fact),
-        Fact::ModelFailed { step, attempt, error, retry_after_ms } => {
-            let Some(_) = active(state, step, attempt) else {
-                return Vec::new();
-            };
-            // A crash says nothing of the model, so it uses up none of its attempts.
-            let counted = attempt.saturating_sub(state.lost_attempts).max(1);
-            let retry_at_us = model_retry_at(&spec.limits, counted, &error, retry_after_ms, now);
-            vec![Event::ModelCallFailed(ModelCallFailed { step, attempt, error, retry_at_us })]
-        }
-        Fact::Verified { rejection } => match &state.phase {
-            Phase::Judging(pending) if pending.verify => vec![verified(state, spec, rejection)],
-            _ => Vec::new(),
-        },
-        Fact::ToolReturned { call, attempt, text, duration_us } => {
-            let text = cut(text, spec.limits.tool_result_bytes_max);
-            if !running(state, call, attempt) {
-                let late = ToolCallLate { call, attempt, text: Some(text), error: None };
-                return vec![Event::ToolCallLate(late)];
-            }
-            vec![Event::ToolCallFinished(ToolCallFinished { call, text, duration_us })]
-        }
-        Fact::ToolFailed { call, attempt, mut error } => {
-            error.message = cut(error.message, spec.limits.tool_result_bytes_max);
-            error.hint = error.hint.map(|hint| cut(hint, spec.limits.tool_result_bytes_max));
-            if !running(state, call, attempt) {
-                let late = ToolCallLate { call, attempt, text: None, error: Some(error) };
-                return vec![Event::ToolCallLate(late)];
-            }
-            let tool = state.call(call).and_then(|current| spec.tool(&current.call.name));
-            let retry_at_us = tool.and_then(|tool| tool_retry_at(tool, attempt, &error, now));
-            vec![Event::ToolCallFailed(ToolCallFailed { call, attempt, error, retry_at_us })]
-        }
         Fact::TimerFired => timer_fired(state, spec, now),
         Fact::CancelRequested { reason } => {
             let mut events = vec![Event::CancelRequested { reason: reason.clone() }];
-            events.extend(close_calls(state, "the session was cancelled"));
+            events.extend(calls::close(state, spec, "the session was cancelled"));
             events.push(Event::SessionCancelled { reason });
             events
         }
+        // A turn that waits for a person may wait for a week.
+        Fact::TurnTimedOut if state.waits_for_people() => Vec::new(),
         Fact::TurnTimedOut => turn_timed_out(state, spec),
-        Fact::Reopened { epoch, fingerprint } => {
-            let taken = Event::EpochTaken { epoch, fingerprint };
-            std::iter::once(taken).chain(recover::retaken(state, spec, now)).collect()
+        fact @ (Fact::Started { .. } | Fact::Forked { .. } | Fact::Reopened { .. }) => {
+            owner_changed(state, spec, fact, now)
         }
+        fact @ (Fact::ModelAnswered { .. } | Fact::ModelFailed { .. } | Fact::Verified { .. }) => {
+            answer_fact(state, spec, fact, now).into_iter().collect()
+        }
+        fact => call_fact(state, spec, fact, now).into_iter().collect(),
+    }
+}
+
+/// What the first fact of a session, of a fork or of a new owner leads to.
+fn owner_changed(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Event> {
+    match fact {
+        Fact::Started { session, origin, fingerprint, store, held } => {
+            let schema = SCHEMA_VERSION;
+            let agent = spec.name.clone();
+            vec![Event::SessionStarted(SessionStarted {
+                schema,
+                session,
+                agent,
+                fingerprint,
+                origin,
+                store,
+                held,
+            })]
+        }
+        Fact::Forked { session, origin, fingerprint, store, edit } => {
+            let forked = Event::SessionForked(SessionForked {
+                session,
+                parent: state.session.clone().expect("a session that has begun has an id"),
+                epoch: Epoch(state.epoch.0 + 1),
+                agent: spec.name.clone(),
+                fingerprint,
+                origin,
+                store,
+                edit: edit.map(|edit| calls::cut_edit(edit, spec)),
+            });
+            recover::begun_anew(state, forked, |state| recover::forked(state, spec))
+        }
+        Fact::Reopened { epoch, fingerprint, store, held } => {
+            let approvals = match state.store == store {
+                true => Approvals::Kept,
+                false => Approvals::Void,
+            };
+            let taken = Event::EpochTaken(EpochTaken { epoch, fingerprint, store, held });
+            recover::begun_anew(state, taken, |state| recover::retaken(state, spec, now, approvals))
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What a fact about a model's answer leads to; nothing if it is about another one.
+fn answer_fact(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Option<Event> {
+    match fact {
+        Fact::ModelFailed { step, attempt, error, retry_after_ms } => {
+            active(state, step, attempt)?;
+            // A crash says nothing of the model, so it uses up none of its attempts.
+            let counted = attempt.saturating_sub(state.lost_attempts).max(1);
+            let retry_at_us = model_retry_at(&spec.limits, counted, &error, retry_after_ms, now);
+            let failed = ModelCallFailed { step, attempt, error, retry_at_us, retry_after_ms };
+            Some(Event::ModelCallFailed(failed))
+        }
+        Fact::Verified { rejection } => match &state.phase {
+            Phase::Judging(pending) if pending.verify => Some(verified(state, spec, rejection)),
+            _ => None,
+        },
+        fact => model_answered(state, spec, fact),
+    }
+}
+
+/// What a fact about a tool call leads to; nothing if it no longer counts.
+fn call_fact(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Option<Event> {
+    match fact {
+        Fact::ToolReturned { call, attempt, text, duration_us } => {
+            Some(calls::returned(state, spec, (call, attempt), text, duration_us))
+        }
+        Fact::ToolFailed { call, attempt, error } => {
+            Some(calls::failed(state, spec, (call, attempt), error, now))
+        }
+        Fact::PolicyAnswered { call, needed } => calls::policy_answered(state, spec, call, needed),
+        Fact::ApprovalDecided { call, approval, decision, by } => {
+            let decided = ApprovalDecided { call, approval, decision, by };
+            calls::approval_decided(state, spec, decided)
+        }
+        Fact::EffectResolved { call, outcome, by } => {
+            calls::effect_resolved(state, spec, EffectResolved { call, outcome, by })
+        }
+        _ => None,
     }
 }
 
@@ -256,24 +363,16 @@ fn active(state: &State, step: u32, attempt: u32) -> Option<u32> {
     }
 }
 
-fn running(state: &State, call: CallIndex, attempt: u32) -> bool {
-    state
-        .call(call)
-        .is_some_and(|call| call.status == CallStatus::Running && call.attempt == attempt)
-}
-
-fn model_answered(state: &State, spec: &AgentSpec, fact: Fact) -> Vec<Event> {
+fn model_answered(state: &State, spec: &AgentSpec, fact: Fact) -> Option<Event> {
     let Fact::ModelAnswered { step, attempt, answer, finish_reason, usage, timing, mut problems } =
         fact
     else {
-        return Vec::new();
+        return None;
     };
-    let Some(tier) = active(state, step, attempt) else {
-        return Vec::new();
-    };
+    let tier = active(state, step, attempt)?;
     problems.extend(follow::excess_calls(&answer, spec.limits.tool_calls_per_step_max));
     let price = spec.models.get(tier as usize).and_then(|model| model.price);
-    vec![Event::ModelCallFinished(ModelCallFinished {
+    Some(Event::ModelCallFinished(ModelCallFinished {
         step,
         attempt,
         finish_reason,
@@ -283,7 +382,7 @@ fn model_answered(state: &State, spec: &AgentSpec, fact: Fact) -> Vec<Event> {
         verify: spec.verify && problems.is_empty(),
         answer,
         problems,
-    })]
+    }))
 }
 
 fn verified(state: &State, spec: &AgentSpec, rejection: Option<String>) -> Event {
@@ -301,6 +400,7 @@ fn verified(state: &State, spec: &AgentSpec, rejection: Option<String>) -> Event
 
 fn timer_fired(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event> {
     match &state.phase {
+        _ if state.held => Vec::new(),
         Phase::Backoff(call, at_us) if *at_us <= now.at_us => {
             vec![follow::model_call(state, spec, call.step, call.attempt + 1)]
         }
@@ -317,7 +417,7 @@ fn turn_timed_out(state: &State, spec: &AgentSpec) -> Vec<Event> {
     let allowed = spec.limits.turn_ms_max;
     let mut events =
         vec![Event::LimitReached { limit: "turn_ms_max".to_owned(), value: allowed, allowed }];
-    events.extend(close_calls(state, "the turn ran out of time"));
+    events.extend(calls::close(state, spec, "the turn ran out of time"));
     let seconds = allowed as f64 / 1000.0;
     let error = Failure::new(
         ErrorCode::LIMIT_TIME,
@@ -326,30 +426,4 @@ fn turn_timed_out(state: &State, spec: &AgentSpec) -> Vec<Event> {
     .with_hint("raise Limits.turn_s_max");
     events.push(Event::SessionFailed { error });
     events
-}
-
-/// An outcome for every call that has none, so that no transcript is left open.
-fn close_calls<'a>(state: &'a State, why: &'a str) -> impl Iterator<Item = Event> + 'a {
-    state.calls().iter().filter(|call| call.outstanding()).map(move |call| {
-        Event::ToolCallFailed(ToolCallFailed {
-            call: call.index,
-            attempt: call.attempt,
-            error: Failure::new(
-                ErrorCode::CANCELLED,
-                format!("tool {:?} was stopped: {why}", call.call.name),
-            ),
-            retry_at_us: None,
-        })
-    })
-}
-
-/// Cuts the middle out of a text that is too long, on character boundaries, and says so.
-fn cut(text: String, bytes_max: u64) -> String {
-    let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    if text.len() <= bytes_max {
-        return text;
-    }
-    let head = text.floor_char_boundary(bytes_max / 2);
-    let tail = text.ceil_char_boundary(text.len() - bytes_max / 2);
-    format!("{}\n[... {} bytes cut ...]\n{}", &text[..head], tail - head, &text[tail..])
 }

@@ -7,12 +7,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::asking::{ApprovalDecided, ApprovalRequested, EffectResolved, EffectUnknown};
 use crate::error::Failure;
 use crate::ids::{BlobHash, CallIndex, EffectId, Epoch, Seq, SessionId};
 use crate::message::{Answer, Part, Usage};
+use crate::upcast;
 
 /// Version of the event format, stored in the first event of every session.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Where an agent can be loaded from again, and what its spec was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,77 @@ pub struct SessionStarted {
     /// How to load the agent again, if it came from a module.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// Names the store; approvals are bound to it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub store: String,
+    /// True when the process that wrote it does not run the session: whoever takes it over does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+}
+
+/// What a fork changes of what was said up to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "target", rename_all = "snake_case")]
+pub enum ForkEdit {
+    /// A message of the conversation, by position, says this instead.
+    Message {
+        /// Position in the conversation.
+        index: u32,
+        /// What it says; only a user's message may have other parts than one text.
+        content: Vec<Part>,
+    },
+    /// A tool call of the current step returned this instead.
+    Call {
+        /// The call.
+        call: CallIndex,
+        /// What the model reads.
+        text: String,
+    },
+    /// The answer that waits for its verdict says this instead.
+    Answer {
+        /// Its text.
+        text: String,
+    },
+}
+
+/// The session began with the events of another up to here. What was under way there is not under
+/// way here: a model call is made anew, and an approval must be given anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionForked {
+    /// The new session.
+    pub session: SessionId,
+    /// The session whose events came before.
+    pub parent: SessionId,
+    /// The new session's first epoch.
+    pub epoch: Epoch,
+    /// The agent's name.
+    pub agent: String,
+    /// Hash of the agent's spec.
+    pub fingerprint: BlobHash,
+    /// How to load the agent again, if it came from a module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Names the store; approvals are bound to it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub store: String,
+    /// What is changed of what was said before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<ForkEdit>,
+}
+
+/// A new owner took the session over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochTaken {
+    /// The owner's epoch.
+    pub epoch: Epoch,
+    /// Hash of the agent's spec in force from here on.
+    pub fingerprint: BlobHash,
+    /// Names the store; approvals are bound to it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub store: String,
+    /// True when it only records a decision: whoever takes the session over next runs it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 /// Where an agent was loaded from: `MODULE:AGENT`.
@@ -146,6 +219,9 @@ pub struct ModelCallFailed {
     /// When the next attempt is due, in microseconds since the epoch; none if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at_us: Option<i64>,
+    /// How long the server asked to wait, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 /// The user's function accepted an answer.
@@ -246,6 +322,7 @@ pub struct SessionFinished {
 #[expect(missing_docs, reason = "each variant is documented at its struct")]
 pub enum Event {
     SessionStarted(SessionStarted),
+    SessionForked(SessionForked),
     InputReceived(InputReceived),
     RouteDecided(RouteDecided),
     ModelCallStarted(ModelCallStarted),
@@ -257,6 +334,10 @@ pub enum Event {
     ToolCallFinished(ToolCallFinished),
     ToolCallFailed(ToolCallFailed),
     ToolCallLate(ToolCallLate),
+    ApprovalRequested(ApprovalRequested),
+    ApprovalDecided(ApprovalDecided),
+    EffectUnknown(EffectUnknown),
+    EffectResolved(EffectResolved),
     CancelRequested {
         reason: String,
     },
@@ -265,10 +346,7 @@ pub enum Event {
         value: u64,
         allowed: u64,
     },
-    EpochTaken {
-        epoch: Epoch,
-        fingerprint: BlobHash,
-    },
+    EpochTaken(EpochTaken),
     SessionFinished(SessionFinished),
     SessionFailed {
         error: Failure,
@@ -286,6 +364,7 @@ impl Event {
     pub fn kind(&self) -> &'static str {
         match self {
             Event::SessionStarted(_) => "session_started",
+            Event::SessionForked(_) => "session_forked",
             Event::InputReceived(_) => "input_received",
             Event::RouteDecided(_) => "route_decided",
             Event::ModelCallStarted(_) => "model_call_started",
@@ -297,9 +376,13 @@ impl Event {
             Event::ToolCallFinished(_) => "tool_call_finished",
             Event::ToolCallFailed(_) => "tool_call_failed",
             Event::ToolCallLate(_) => "tool_call_late",
+            Event::ApprovalRequested(_) => "approval_requested",
+            Event::ApprovalDecided(_) => "approval_decided",
+            Event::EffectUnknown(_) => "effect_unknown",
+            Event::EffectResolved(_) => "effect_resolved",
             Event::CancelRequested { .. } => "cancel_requested",
             Event::LimitReached { .. } => "limit_reached",
-            Event::EpochTaken { .. } => "epoch_taken",
+            Event::EpochTaken(_) => "epoch_taken",
             Event::SessionFinished(_) => "session_finished",
             Event::SessionFailed { .. } => "session_failed",
             Event::SessionCancelled { .. } => "session_cancelled",
@@ -333,16 +416,19 @@ pub struct Record {
     pub at_us: i64,
     /// The owner that wrote it.
     pub epoch: Epoch,
+    /// Version of the event format it was written in, at most [`SCHEMA_VERSION`].
+    pub schema: u32,
     /// The event exactly as stored, so that a copy loses nothing this version does not know.
     pub json: Box<RawValue>,
 }
 
 impl Record {
-    /// The event, or [`Event::Unknown`] if its kind is of a newer version.
+    /// The event, or [`Event::Unknown`] if its kind is of a newer version. An event of an older
+    /// format is brought up to this one.
     ///
     /// # Errors
     /// The JSON error if a known kind has fields of the wrong type.
     pub fn event(&self) -> Result<Event, serde_json::Error> {
-        serde_json::from_str(self.json.get())
+        upcast::read(self.json.get(), self.schema)
     }
 }

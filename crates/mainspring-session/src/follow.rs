@@ -3,23 +3,31 @@
 //! [`follow`] is asked again and again until it has nothing to add; each answer is folded before
 //! the next question. It begins steps and tool calls, judges answers, and ends turns.
 
+use crate::asking::ApprovalRequested;
 use crate::error::{ErrorCode, Failure};
 use crate::event::{
-    AnswerRejected, Event, ModelCallStarted, Problem, RejectAction, RouteDecided, SessionFinished,
-    ToolCallFailed, ToolCallStarted,
+    AnswerRejected, AnswerVerified, Event, ModelCallStarted, Problem, RejectAction, RouteDecided,
+    SessionFinished, ToolCallFailed, ToolCallStarted,
 };
+use crate::ids::CallIndex;
 use crate::message::Answer;
-use crate::spec::AgentSpec;
+use crate::spec::{AgentSpec, Approve};
 use crate::state::{CallStatus, PendingAnswer, Phase, State, ToolCallState};
 
 /// The events that must come next; none when the outside world has to act.
 pub(crate) fn follow(state: &State, spec: &AgentSpec) -> Vec<Event> {
     match &state.phase {
+        _ if state.held => Vec::new(),
         Phase::Stepping => next_step(state, spec),
         Phase::Judging(pending) if !pending.problems.is_empty() => {
             vec![judge(state, spec, pending)]
         }
-        Phase::Acting(calls) => calls.iter().filter_map(|call| begin(state, call)).collect(),
+        // The agent may have been changed since to one without such a function.
+        Phase::Judging(pending) if pending.verify && !spec.verify => {
+            let step = state.steps.saturating_sub(1);
+            vec![Event::AnswerVerified(AnswerVerified { step })]
+        }
+        Phase::Acting(calls) => calls.iter().filter_map(|call| begin(state, spec, call)).collect(),
         Phase::Concluding => {
             let step = state.steps.saturating_sub(1);
             vec![Event::SessionFinished(SessionFinished { step })]
@@ -48,8 +56,14 @@ pub(crate) fn tool_call(state: &State, call: &ToolCallState) -> Event {
         call: call.index,
         attempt: call.attempt + 1,
         name: call.call.name.clone(),
-        effect_id: state.effect_id(call.index),
+        effect_id: state.effect_id(call),
     })
+}
+
+/// The request for a person's approval of a tool call.
+pub(crate) fn approval_request(state: &State, call: CallIndex) -> Event {
+    let approval = state.approval_id(call);
+    Event::ApprovalRequested(ApprovalRequested { call, approval })
 }
 
 /// Problems for the calls of an answer past the limit.
@@ -135,9 +149,14 @@ fn limit_reached(state: &State, spec: &AgentSpec) -> Option<Vec<Event>> {
     Some(vec![reached, Event::SessionFailed { error }])
 }
 
-fn begin(state: &State, call: &ToolCallState) -> Option<Event> {
+fn begin(state: &State, spec: &AgentSpec, call: &ToolCallState) -> Option<Event> {
     match &call.status {
-        CallStatus::Planned(None) => Some(tool_call(state, call)),
+        CallStatus::Approved => Some(tool_call(state, call)),
+        CallStatus::Planned(None) => match approve(spec, call) {
+            Approve::Never => Some(tool_call(state, call)),
+            Approve::Always => Some(approval_request(state, call.index)),
+            Approve::Policy => None,
+        },
         CallStatus::Planned(Some(problem)) => Some(Event::ToolCallFailed(ToolCallFailed {
             call: call.index,
             attempt: 0,
@@ -146,6 +165,11 @@ fn begin(state: &State, call: &ToolCallState) -> Option<Event> {
         })),
         _ => None,
     }
+}
+
+/// Whether a person is asked before this call.
+pub(crate) fn approve(spec: &AgentSpec, call: &ToolCallState) -> Approve {
+    spec.tool(&call.call.name).map_or(Approve::Never, |tool| tool.approve)
 }
 
 fn code_of(problem: &Problem) -> ErrorCode {

@@ -86,15 +86,14 @@ pub struct CallIndex(pub u64);
 pub struct EffectId(Arc<str>);
 
 impl EffectId {
-    /// Derives the id of a tool call: 32 hex digits of SHA-256 over session and position.
+    /// Derives the id of a tool call: 32 hex digits of SHA-256 over session, position, tool and
+    /// arguments. So a restored older copy of a session that asks for the same again is recognised
+    /// as the same, and one that asks for something else at that position is not.
     #[must_use]
-    pub fn derive(session: &SessionId, call: CallIndex) -> Self {
-        let mut hasher = Sha256::new();
-        hasher.update(b"mainspring.effect.v1\0");
-        hasher.update(session.as_str().as_bytes());
-        hasher.update([0]);
-        hasher.update(call.0.to_be_bytes());
-        Self(hex(&hasher.finalize()[..16]).into())
+    pub fn derive(session: &SessionId, call: CallIndex, tool: &str, arguments: &str) -> Self {
+        let index = call.0.to_be_bytes();
+        let parts = [session.as_str().as_bytes(), &index, tool.as_bytes(), arguments.as_bytes()];
+        Self(digest("mainspring.effect.v2", &parts).into())
     }
 
     /// The id as text.
@@ -107,6 +106,41 @@ impl EffectId {
 impl fmt::Debug for EffectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "EffectId({})", self.0)
+    }
+}
+
+/// Names one request for an approval. A later request for the same call has another id, so that an
+/// answer counts once and only for what was asked.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ApprovalId(Arc<str>);
+
+impl ApprovalId {
+    /// Derives the id of a request: 32 hex digits of SHA-256 over the session, its owner's epoch,
+    /// the store it is in and the call.
+    #[must_use]
+    pub fn derive(session: &SessionId, epoch: Epoch, store: &str, call: CallIndex) -> Self {
+        let (epoch, index) = (epoch.0.to_be_bytes(), call.0.to_be_bytes());
+        let parts = [session.as_str().as_bytes(), &epoch, store.as_bytes(), &index];
+        Self(digest("mainspring.approval.v1", &parts).into())
+    }
+
+    /// Wraps an id as somebody gave it.
+    #[must_use]
+    pub fn named(id: &str) -> Self {
+        Self(id.into())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ApprovalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApprovalId({})", self.0)
     }
 }
 
@@ -133,6 +167,17 @@ impl fmt::Debug for BlobHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BlobHash({})", self.0)
     }
+}
+
+/// 32 hex digits of SHA-256 over a purpose and parts, each with its length in front.
+fn digest(purpose: &str, parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(purpose.as_bytes());
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hex(&hasher.finalize()[..16])
 }
 
 fn hex(bytes: &[u8]) -> String {

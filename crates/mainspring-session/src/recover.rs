@@ -1,21 +1,41 @@
-//! Taking over a session whose owner is gone.
+//! Taking over a session whose owner is gone, and going on from where another session was.
 //!
 //! What was under way is lost, and whether it took effect is not known. A model call is made
-//! again; a tool is run again only if its effect says that this does no harm.
+//! again; a tool is run again only if its effect says that this does no harm, with the same effect
+//! id; otherwise somebody must find out. An approval counts only in the store and the session in
+//! which it was asked for: a copy and a fork ask again.
 
+use crate::asking::EffectUnknown;
 use crate::decide::Moment;
 use crate::error::{ErrorCode, Failure};
-use crate::event::{Event, ModelCallFailed, ToolCallFailed};
+use crate::event::{Event, ModelCallFailed};
 use crate::follow;
 use crate::spec::{AgentSpec, Effect};
 use crate::state::{CallStatus, Phase, State, ToolCallState};
 
-/// What a new owner does about the calls that were under way.
-pub(crate) fn retaken(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event> {
-    let mut events = Vec::new();
+/// A new owner's first event, and what follows from the state with it.
+pub(crate) fn begun_anew(
+    state: &State,
+    first: Event,
+    then: impl FnOnce(&State) -> Vec<Event>,
+) -> Vec<Event> {
+    let mut after = state.clone();
+    after.fold(&first);
+    let rest = then(&after);
+    std::iter::once(first).chain(rest).collect()
+}
+
+/// What a new owner does about the calls that were under way. One that does not run the session
+/// (`held`) leaves them as they are; approvals that count no more are asked for anew all the same.
+pub(crate) fn retaken(
+    state: &State,
+    spec: &AgentSpec,
+    now: Moment,
+    approvals: Approvals,
+) -> Vec<Event> {
     match &state.phase {
-        Phase::Calling(call) => {
-            events.push(Event::ModelCallFailed(ModelCallFailed {
+        Phase::Calling(call) if !state.held => vec![
+            Event::ModelCallFailed(ModelCallFailed {
                 step: call.step,
                 attempt: call.attempt,
                 error: Failure::new(
@@ -23,35 +43,51 @@ pub(crate) fn retaken(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event
                     "the process ended while the model was answering",
                 ),
                 retry_at_us: Some(now.at_us),
-            }));
-            events.push(follow::model_call(state, spec, call.step, call.attempt + 1));
-        }
+                retry_after_ms: None,
+            }),
+            follow::model_call(state, spec, call.step, call.attempt + 1),
+        ],
         Phase::Acting(calls) => {
-            let lost = calls.iter().filter(|call| call.status == CallStatus::Running);
-            events.extend(lost.map(|call| retake(state, spec, call)));
+            calls.iter().filter_map(|call| retake(state, spec, call, approvals)).collect()
         }
-        _ => {}
+        _ => Vec::new(),
     }
-    events
 }
 
-fn retake(state: &State, spec: &AgentSpec, call: &ToolCallState) -> Event {
-    let effect = spec.tool(&call.call.name).map_or(Effect::Unsafe, |tool| tool.effect);
-    if effect.repeatable() {
-        return follow::tool_call(state, call);
+/// What a fork does about the calls that were under way where it branched off.
+pub(crate) fn forked(state: &State, spec: &AgentSpec) -> Vec<Event> {
+    let calls = state.calls().iter();
+    calls.filter_map(|call| retake(state, spec, call, Approvals::Void)).collect()
+}
+
+/// Whether approvals that were asked for before still count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Approvals {
+    /// The session is the same and in the same store.
+    Kept,
+    /// It is a fork, or in another store: a copy.
+    Void,
+}
+
+fn retake(
+    state: &State,
+    spec: &AgentSpec,
+    call: &ToolCallState,
+    approvals: Approvals,
+) -> Option<Event> {
+    match &call.status {
+        CallStatus::Running if !state.held => {
+            let tool = spec.tool(&call.call.name);
+            let effect = tool.map_or(Effect::Unsafe, |tool| tool.effect);
+            Some(if effect.repeatable() {
+                follow::tool_call(state, call)
+            } else {
+                Event::EffectUnknown(EffectUnknown { call: call.index, attempt: call.attempt })
+            })
+        }
+        CallStatus::Awaiting(_) | CallStatus::Approved => {
+            (approvals == Approvals::Void).then(|| follow::approval_request(state, call.index))
+        }
+        _ => None,
     }
-    let name = &call.call.name;
-    Event::ToolCallFailed(ToolCallFailed {
-        call: call.index,
-        attempt: call.attempt,
-        error: Failure::new(
-            ErrorCode::TOOL_OUTCOME_UNKNOWN,
-            format!(
-                "tool {name:?} was running when the process ended; whether it took effect is \
-                 not known, and it was not run again"
-            ),
-        )
-        .with_hint("find out whether it took effect before you call it again"),
-        retry_at_us: None,
-    })
 }

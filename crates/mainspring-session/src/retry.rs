@@ -9,6 +9,8 @@ const MODEL_BASE_MS: u64 = 500;
 const MODEL_WAIT_MS_MAX: u64 = 30_000;
 const TOOL_BASE_MS: u64 = 100;
 const TOOL_WAIT_MS_MAX: u64 = 10_000;
+/// Longest wait before another attempt at anything.
+pub const WAIT_MS_MAX: u64 = RETRY_AFTER_MS_MAX / 10 * 11;
 /// A server that asks for more patience than this is treated as one that does not come back.
 const RETRY_AFTER_MS_MAX: u64 = 600_000;
 

@@ -32,6 +32,25 @@ impl Effect {
     }
 }
 
+/// Whether a person is asked before a tool runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approve {
+    /// Nobody is asked.
+    #[default]
+    Never,
+    /// A person is asked before every call.
+    Always,
+    /// The user's function says for each call whether a person is asked.
+    Policy,
+}
+
+impl Approve {
+    fn is_never(&self) -> bool {
+        *self == Approve::Never
+    }
+}
+
 /// A tool as the model and the engine see it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +68,12 @@ pub struct ToolSpec {
     pub timeout_ms: u64,
     /// Attempts at one call, the first included, before its error goes to the model.
     pub attempts_max: u32,
+    /// Whether a person is asked before it runs.
+    #[serde(default, skip_serializing_if = "Approve::is_never")]
+    pub approve: Approve,
+    /// Whether the user has a function that finds out what became of a call whose process ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reconcile: bool,
 }
 
 /// How a model is told to call tools.

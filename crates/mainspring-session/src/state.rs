@@ -1,30 +1,46 @@
 //! What a log amounts to: the state folded from its events.
 //!
-//! [`State::fold`] is the only way to change a [`State`], and it refuses nothing: the log is the
-//! truth. `decide` is what keeps impossible events out of the log.
+//! [`State::fold`] (`fold.rs`) is the only way to change a [`State`], and it refuses nothing: the log
+//! is the truth. `decide` is what keeps impossible events out of the log.
 //!
 //! | phase | entered by | left by |
 //! |---|---|---|
 //! | `Empty` | nothing yet | `session_started` |
 //! | `Ready` | `session_started`, the end of a turn | `input_received` |
-//! | `Stepping` | an input, all tool results, a rejection | `model_call_started`, the end of the turn |
-//! | `Calling` | `model_call_started` | `model_call_finished`, `model_call_failed` |
-//! | `Backoff` | `model_call_failed` with a retry | `model_call_started` |
-//! | `Judging` | `model_call_finished` with problems or a verifier | `answer_verified`, `answer_rejected` |
+//! | `Stepping` | an input, all tool results, a rejection, `session_forked` | `model_call_started`, the end of the turn |
+//! | `Calling` | `model_call_started` | `model_call_finished`, `model_call_failed`, `session_forked` |
+//! | `Backoff` | `model_call_failed` with a retry | `model_call_started`, `session_forked` |
+//! | `Judging` | `model_call_finished` with problems or a verifier | `answer_verified`, `answer_rejected`, an edit that mends it |
 //! | `Acting` | an accepted answer with tool calls | the last tool result |
 //! | `Concluding` | an accepted answer without tool calls | `session_finished` |
-//! | `Failing` | `model_call_failed` without a retry, a fatal rejection | `route_decided`, `session_failed` |
+//! | `Failing` | `model_call_failed` without a retry, a fatal rejection | `route_decided`, `session_failed`, `session_forked` |
+//!
+//! Every phase of a turn is also left by the events that end one. An owner that does not run the
+//! session (`held`) leaves it in whatever phase its one event led to.
+//!
+//! Inside `Acting` each call has a status of its own:
+//!
+//! | status | entered by | left by |
+//! |---|---|---|
+//! | `Planned` | an accepted answer | `tool_call_started`, `approval_requested`, `tool_call_failed` |
+//! | `Awaiting` | `approval_requested` | `approval_decided`; in a copy or a fork another `approval_requested` |
+//! | `Approved` | a grant, an effect that was not done | `tool_call_started`; in a copy or a fork `approval_requested` |
+//! | `Running` | `tool_call_started` | `tool_call_finished`, `tool_call_failed`, `effect_unknown`; another attempt of a new owner |
+//! | `Backoff` | `tool_call_failed` with a retry | `tool_call_started` |
+//! | `Unknown` | `effect_unknown` | `effect_resolved` |
+//! | `Finished`, `Failed` | an outcome, a denial, a fork's edit | the last result of the step |
+//!
+//! The end of a turn leaves none without an outcome (`tool_call_failed`).
 
-use crate::error::{ErrorCode, Failure};
-use crate::event::{
-    AnswerRejected, Event, ModelCallFailed, ModelCallFinished, Problem, RejectAction,
-    ToolCallFailed,
-};
-use crate::ids::{BlobHash, CallIndex, EffectId, Epoch, Seq, SessionId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Failure;
+use crate::event::{Event, Problem};
+use crate::ids::{ApprovalId, BlobHash, CallIndex, EffectId, Epoch, Seq, SessionId};
 use crate::message::{Answer, Message, ToolCall, Usage};
 
 /// How the last turn ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// With an answer: the last assistant message.
     Finished,
@@ -35,7 +51,7 @@ pub enum Outcome {
 }
 
 /// A model call that is under way or will be tried again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveModelCall {
     /// The step, counted from 0 over the whole session.
     pub step: u32,
@@ -46,14 +62,20 @@ pub struct ActiveModelCall {
 }
 
 /// Where one tool call stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CallStatus {
     /// Accepted, not begun; the problem is why it must not begin.
     Planned(Option<Problem>),
+    /// A person must answer this request first.
+    Awaiting(ApprovalId),
+    /// It may begin, once.
+    Approved,
     /// An attempt is under way.
     Running,
     /// The next attempt is due at this time, in microseconds since the epoch.
     Backoff(i64),
+    /// Its process ended, and whether it took effect is not known.
+    Unknown,
     /// It returned this text.
     Finished(String),
     /// It failed for good.
@@ -61,7 +83,7 @@ pub enum CallStatus {
 }
 
 /// One tool call of the current step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCallState {
     /// Its position in the session.
     pub index: CallIndex,
@@ -69,6 +91,8 @@ pub struct ToolCallState {
     pub call: ToolCall,
     /// Attempts begun so far.
     pub attempt: u32,
+    /// Its key, from its first attempt on.
+    pub effect_id: Option<EffectId>,
     /// Where it stands.
     pub status: CallStatus,
 }
@@ -80,7 +104,13 @@ impl ToolCallState {
         !matches!(self.status, CallStatus::Finished(_) | CallStatus::Failed(_))
     }
 
-    fn into_message(self) -> Message {
+    /// Whether only a person, or whoever knows the other side, can bring it on.
+    #[must_use]
+    pub fn waits_for_people(&self) -> bool {
+        matches!(self.status, CallStatus::Awaiting(_) | CallStatus::Unknown)
+    }
+
+    pub(crate) fn into_message(self) -> Message {
         let (text, is_error) = match self.status {
             CallStatus::Finished(text) => (text, false),
             CallStatus::Failed(error) => (error.to_text(), true),
@@ -91,7 +121,7 @@ impl ToolCallState {
 }
 
 /// What the session is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Phase {
     /// No event yet.
     #[default]
@@ -115,7 +145,7 @@ pub enum Phase {
 }
 
 /// An answer that is not yet part of the conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingAnswer {
     /// What the model said.
     pub answer: Answer,
@@ -159,7 +189,7 @@ impl Phase {
 }
 
 /// A session, folded from its events.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct State {
     /// The session, once started.
     pub session: Option<SessionId>,
@@ -167,13 +197,19 @@ pub struct State {
     pub fingerprint: Option<BlobHash>,
     /// The owner in force.
     pub epoch: Epoch,
+    /// The store in force; approvals are bound to it.
+    pub store: String,
+    /// True when the owner in force does not run the session, so nothing follows by itself.
+    pub held: bool,
     /// Position of the next event.
     pub next_seq: Seq,
     /// What it is doing.
     pub phase: Phase,
     /// How the last turn ended; none while a turn runs.
     pub outcome: Option<Outcome>,
-    /// The conversation, oldest first. Every tool call in it has its result.
+    /// The conversation, oldest first. Every tool call in it has its result. Kept apart from the
+    /// rest in snapshots, since it only grows.
+    #[serde(skip)]
     pub messages: Vec<Message>,
     /// The model in force, by position in the agent's list.
     pub tier: u32,
@@ -216,6 +252,13 @@ impl State {
         !matches!(self.phase, Phase::Empty | Phase::Ready)
     }
 
+    /// Whether a turn is running that nothing but a person's decision can bring on.
+    #[must_use]
+    pub fn waits_for_people(&self) -> bool {
+        let mut outstanding = self.calls().iter().filter(|call| call.outstanding()).peekable();
+        outstanding.peek().is_some() && outstanding.all(ToolCallState::waits_for_people)
+    }
+
     /// Steps begun in this turn.
     #[must_use]
     pub fn turn_steps(&self) -> u32 {
@@ -246,225 +289,25 @@ impl State {
         self.calls().iter().find(|call| call.index == index)
     }
 
-    /// The effect id of a tool call.
+    /// The effect id of a tool call of the current step.
     ///
     /// # Panics
     /// If the session has not started.
     #[must_use]
-    pub fn effect_id(&self, index: CallIndex) -> EffectId {
+    pub fn effect_id(&self, call: &ToolCallState) -> EffectId {
         let session = self.session.as_ref().expect("a started session has an id");
-        EffectId::derive(session, index)
+        call.effect_id.clone().unwrap_or_else(|| {
+            EffectId::derive(session, call.index, &call.call.name, &call.call.arguments)
+        })
     }
 
-    /// Applies one event.
-    pub fn fold(&mut self, event: &Event) {
-        self.next_seq.0 += 1;
-        match event {
-            Event::SessionStarted(started) => {
-                self.session = Some(started.session.clone());
-                self.fingerprint = Some(started.fingerprint.clone());
-                self.epoch = Epoch(1);
-                self.phase = Phase::Ready;
-            }
-            Event::InputReceived(input) => {
-                self.begin_turn(Message::User { content: input.content.clone() });
-            }
-            Event::RouteDecided(route) => {
-                self.tier = route.tier;
-                self.routed = true;
-                self.escalate = None;
-                self.phase = Phase::Stepping;
-            }
-            Event::ModelCallStarted(call) => {
-                if call.attempt == 1 {
-                    self.lost_attempts = 0;
-                }
-                self.steps = call.step + 1;
-                self.phase = Phase::Calling(ActiveModelCall {
-                    step: call.step,
-                    attempt: call.attempt,
-                    tier: call.tier,
-                });
-            }
-            Event::ModelCallFinished(finished) => self.fold_answer(finished),
-            Event::ModelCallFailed(failed) => self.fold_model_failure(failed),
-            Event::AnswerVerified(_) => self.accept_pending(),
-            Event::AnswerRejected(rejected) => self.fold_rejection(rejected),
-            Event::ToolCallStarted(started) => self.update_call(started.call, |call| {
-                call.attempt = started.attempt;
-                call.status = CallStatus::Running;
-            }),
-            Event::ToolCallFinished(finished) => self.update_call(finished.call, |call| {
-                call.status = CallStatus::Finished(finished.text.clone());
-            }),
-            Event::ToolCallFailed(failed) => self.fold_tool_failure(failed),
-            Event::EpochTaken { epoch, fingerprint } => {
-                self.epoch = *epoch;
-                self.fingerprint = Some(fingerprint.clone());
-            }
-            Event::SessionFinished(_) => self.end_turn(Outcome::Finished),
-            Event::SessionFailed { error } => self.end_turn(Outcome::Failed(error.clone())),
-            Event::SessionCancelled { reason } => {
-                self.end_turn(Outcome::Cancelled(reason.clone()));
-            }
-            Event::ToolCallLate(_)
-            | Event::CancelRequested { .. }
-            | Event::LimitReached { .. }
-            | Event::Unknown => {}
-        }
+    /// The id of a request for an approval of a tool call, by the owner in force.
+    ///
+    /// # Panics
+    /// If the session has not started.
+    #[must_use]
+    pub fn approval_id(&self, call: CallIndex) -> ApprovalId {
+        let session = self.session.as_ref().expect("a started session has an id");
+        ApprovalId::derive(session, self.epoch, &self.store, call)
     }
-
-    fn begin_turn(&mut self, message: Message) {
-        self.messages.push(message);
-        self.phase = Phase::Stepping;
-        self.outcome = None;
-        self.tier = 0;
-        self.routed = false;
-        self.escalate = None;
-        self.first_step = self.steps;
-        self.repairs = 0;
-        self.turn_usage = Usage::default();
-    }
-
-    fn end_turn(&mut self, outcome: Outcome) {
-        self.phase = Phase::Ready;
-        self.outcome = Some(outcome);
-    }
-
-    fn fold_answer(&mut self, finished: &ModelCallFinished) {
-        self.usage.add(finished.usage);
-        self.turn_usage.add(finished.usage);
-        self.cost_usd += finished.cost_usd.unwrap_or(0.0);
-        let pending = PendingAnswer {
-            answer: finished.answer.clone(),
-            problems: finished.problems.clone(),
-            verify: finished.verify,
-        };
-        let settled = pending.problems.is_empty() && !pending.verify;
-        self.phase = Phase::Judging(pending);
-        if settled {
-            self.accept_pending();
-        }
-    }
-
-    fn fold_model_failure(&mut self, failed: &ModelCallFailed) {
-        let Phase::Calling(call) = self.phase else {
-            return;
-        };
-        self.lost_attempts += u32::from(failed.error.code == ErrorCode::PROCESS_LOST);
-        self.phase = match failed.retry_at_us {
-            Some(at_us) => Phase::Backoff(call, at_us),
-            None => Phase::Failing(failed.error.clone()),
-        };
-    }
-
-    fn take_pending(&mut self) -> Option<PendingAnswer> {
-        match std::mem::take(&mut self.phase) {
-            Phase::Judging(pending) => Some(pending),
-            other => {
-                self.phase = other;
-                None
-            }
-        }
-    }
-
-    fn accept_pending(&mut self) {
-        let Some(pending) = self.take_pending() else {
-            return;
-        };
-        let Answer { text, tool_calls } = pending.answer;
-        let first = self.tool_call_count;
-        self.tool_call_count += tool_calls.len() as u64;
-        let calls: Vec<_> = (first..)
-            .zip(&tool_calls)
-            .enumerate()
-            .map(|(position, (index, call))| ToolCallState {
-                index: CallIndex(index),
-                call: call.clone(),
-                attempt: 0,
-                status: CallStatus::Planned(problem_of(&pending.problems, position)),
-            })
-            .collect();
-        self.messages.push(Message::Assistant { text, tool_calls });
-        self.phase = if calls.is_empty() { Phase::Concluding } else { Phase::Acting(calls) };
-    }
-
-    fn fold_rejection(&mut self, rejected: &AnswerRejected) {
-        match rejected.action {
-            RejectAction::Continue => self.accept_pending(),
-            RejectAction::Escalate => {
-                self.escalate =
-                    Some(format!("the answer was rejected: {}", list(&rejected.problems)));
-                self.phase = Phase::Stepping;
-            }
-            RejectAction::Repair => self.send_back(&rejected.problems),
-            RejectAction::Fail => {
-                self.phase = Phase::Failing(Failure::new(
-                    ErrorCode::ANSWER_REJECTED,
-                    format!("the answer was rejected: {}", list(&rejected.problems)),
-                ));
-            }
-        }
-    }
-
-    /// Puts the rejected answer and what was wrong with it into the conversation; its tool calls
-    /// are answered as not run, so that none is left open.
-    fn send_back(&mut self, problems: &[Problem]) {
-        let Some(pending) = self.take_pending() else {
-            return;
-        };
-        self.repairs += 1;
-        let Answer { text, tool_calls } = pending.answer;
-        self.tool_call_count += tool_calls.len() as u64;
-        let results: Vec<_> = tool_calls
-            .iter()
-            .map(|call| Message::Tool {
-                call_id: call.id.clone(),
-                name: call.name.clone(),
-                text: "not run: the answer was rejected".to_owned(),
-                is_error: true,
-            })
-            .collect();
-        self.messages.push(Message::Assistant { text, tool_calls });
-        self.messages.extend(results);
-        self.messages.push(Message::user(format!(
-            "Your answer was rejected: {}. Answer again.",
-            list(problems)
-        )));
-        self.phase = Phase::Stepping;
-    }
-
-    fn fold_tool_failure(&mut self, failed: &ToolCallFailed) {
-        self.update_call(failed.call, |call| {
-            call.status = match failed.retry_at_us {
-                Some(at_us) => CallStatus::Backoff(at_us),
-                None => CallStatus::Failed(failed.error.clone()),
-            };
-        });
-    }
-
-    fn update_call(&mut self, index: CallIndex, change: impl FnOnce(&mut ToolCallState)) {
-        let Phase::Acting(calls) = &mut self.phase else {
-            return;
-        };
-        let Some(call) = calls.iter_mut().find(|call| call.index == index) else {
-            return;
-        };
-        change(call);
-        if calls.iter().any(ToolCallState::outstanding) {
-            return;
-        }
-        let settled = std::mem::take(calls);
-        self.messages.extend(settled.into_iter().map(ToolCallState::into_message));
-        self.phase = Phase::Stepping;
-    }
-}
-
-fn problem_of(problems: &[Problem], position: usize) -> Option<Problem> {
-    problems.iter().find(|problem| problem.call.is_some_and(|at| at as usize == position)).cloned()
-}
-
-fn list(problems: &[Problem]) -> String {
-    let texts: Vec<_> = problems.iter().map(|problem| problem.message.as_str()).collect();
-    texts.join("; ")
 }

@@ -29,8 +29,15 @@ class _Place(NamedTuple):
 COMMANDS: Mapping[str, _Place] = {
     "run": _Place("_run", "app", "Run an agent on an input, and keep its session."),
     "resume": _Place("_resume", "app", "Go on with a session whose process is gone."),
+    "effects": _Place(
+        "_effects", "app", "List the tool calls that wait for a decision, and decide."
+    ),
+    "fork": _Place("_fork", "app", "Run a new session from any point of another one."),
     "sessions": _Place("_sessions", "app", "List the sessions of a store, the newest first."),
     "show": _Place("_show", "app", "Show what happened in a session, step by step."),
+    "replay": _Place("_replay", "app", "Run a session again against its recorded results."),
+    "prune": _Place("_prune", "app", "Remove ended sessions from a store for good."),
+    "worker": _Place("_worker", "app", "Run the sessions that a store holds for some agents."),
     "models": _Place("_models", "app", "Local open-weight models: pull, list, serve."),
     "demo": _Place("_demo", "demo", "Run the main job on local models, without any key."),
     "doctor": _Place("_doctor", "app", "Find out what this machine can run, and why not."),

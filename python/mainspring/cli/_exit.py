@@ -18,10 +18,13 @@ class ExitCode(IntEnum):
     DONE = 0
     FAILED = 1
     WRONG_USE = 2
+    WAITS = 3
     INTERRUPTED = 130
 
 
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted by Ctrl-C."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong use, 3 waits for a decision, 130 interrupted by Ctrl-C."
+)
 
 # What a person at a terminal can do is not what a program can do.
 _HINTS = {

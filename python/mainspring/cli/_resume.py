@@ -69,7 +69,8 @@ def resume(
     """Go on with a session whose process is gone.
 
     Recorded model calls and tool results are not repeated. A session that has ended is not run
-    again: its result is printed, and the exit code is that of the run.
+    again: its result is printed, and the exit code is that of the run. One that waits for a
+    decision is taken up, and left again with exit code 3 if it still waits.
 
     --json prints the same document as `mainspring run --json`.
     """
@@ -84,11 +85,11 @@ def resume(
         with reading(store) as reader:
             found = find_session(reader, session)
             totals = total(load_events(reader, found.session))
-        if found.status != "open":
+        if found.status not in ("open", "waiting"):
             code = _print_ended(totals, store_of(store), as_json=as_json)
         else:
             with ExitStack() as stack:
-                agent, origin = _chosen(totals, given).load(stack, stream=stream)
+                agent, origin = chosen_agent(totals, given, "resume").load(stack, stream=stream)
                 turn = Turn(
                     agent=agent,
                     origin=origin,
@@ -105,7 +106,7 @@ def resume(
     raise typer.Exit(code)
 
 
-def _chosen(totals: Totals, given: Choice) -> Choice:
+def chosen_agent(totals: Totals, given: Choice, command: str) -> Choice:
     """What to run: as the session was started, with what the command line says in its place."""
     if given.reference and (given.models or not totals.origin):
         return given
@@ -113,7 +114,7 @@ def _chosen(totals: Totals, given: Choice) -> Choice:
         raise AgentError(
             "agent_invalid",
             f'session "{totals.session}" was started by a program, not from a module',
-            f"say which agent runs it: mainspring resume {totals.session} MODULE:AGENT",
+            f"say which agent runs it: mainspring {command} {totals.session} MODULE:AGENT",
         )
     started = choice_of(totals.origin)
     models = given if given.models else started

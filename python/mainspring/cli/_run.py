@@ -12,7 +12,7 @@ import typer
 
 from mainspring.cli._exit import EXIT_CODES
 from mainspring.cli._load import ASSISTANT, Choice
-from mainspring.cli._store import JsonOption, StoreOption, writable_store
+from mainspring.cli._store import JsonOption, StoreOption, refuse_memory, writable_store
 from mainspring.cli._turn import (
     BaseUrlOption,
     Durability,
@@ -68,6 +68,13 @@ def run(
     model: ModelOption = None,
     base_url: BaseUrlOption = None,
     api_key_env: KeyEnvOption = None,
+    submit: Annotated[
+        bool,
+        typer.Option(
+            "--submit",
+            help="Only store the turn, for a `mainspring worker`, and print the session's id.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     stream: StreamOption = True,
     durability: DurabilityOption = Durability.FULL,
@@ -78,6 +85,9 @@ def run(
     `mainspring resume` goes on where it was. Standard output gets the answer alone; what happens
     meanwhile goes to standard error, live on a terminal and as lines elsewhere.
 
+    Where only a person's decision can bring the turn on, it is left waiting: the exit code is 3,
+    `mainspring effects` decides and `mainspring resume` goes on.
+
     --json prints one document: session, status, output, usage, cost_usd, steps, error.
     """
     reference, told = _arguments(first, second)
@@ -85,6 +95,8 @@ def run(
         reference=reference, models=tuple(model or ()), base_url=base_url, api_key_env=api_key_env
     )
     check_choice(choice)
+    if submit:
+        refuse_memory(store, "there is nothing for a worker to take up")
     try:
         with ExitStack() as stack:
             agent, origin = choice.load(stack, stream=stream)
@@ -94,6 +106,7 @@ def run(
                 store=writable_store(store),
                 input=told,
                 session=session,
+                submit=submit,
                 durability=durability,
                 as_json=as_json,
             )

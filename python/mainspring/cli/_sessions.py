@@ -13,7 +13,7 @@ import typer
 from mainspring.cli._exit import EXIT_CODES, note
 from mainspring.cli._store import JsonOption, StoreOption, reading
 from mainspring.cli._text import clean, columns, moment
-from mainspring.engine import SessionInfo
+from mainspring.reports import SessionInfo
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -22,6 +22,7 @@ class StatusName(StrEnum):
     """How a session's last turn stands."""
 
     OPEN = "open"
+    WAITING = "waiting"
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -45,8 +46,9 @@ def sessions(
 ) -> None:
     """List the sessions of a store, the newest first.
 
-    An open session runs, or its process is gone and `mainspring resume` goes on with it. The store
-    is only read, also beside a running engine.
+    An open session runs, or its process is gone and `mainspring resume` goes on with it. A waiting
+    one needs a decision: `mainspring effects` lists what about. The store is only read, also beside
+    a running engine.
     """
     with reading(store) as reader:
         # One more tells whether the list is cut.

@@ -5,18 +5,20 @@ engine; only `writable_store` makes a folder.
 """
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
 from mainspring._lane import public_error
 from mainspring._native import JournalReader
-from mainspring.engine import SessionInfo
 from mainspring.errors import JournalError, SessionError
 from mainspring.events import Event, decode_event
+from mainspring.reports import Pending, SessionInfo
 
 DEFAULT_FOLDER = ".mainspring"
 DEFAULT_STORE = f"sqlite:///{DEFAULT_FOLDER}/mainspring.db"
@@ -67,6 +69,44 @@ def writable_store(option: str | None) -> str:
     return store
 
 
+def existing_store(option: str | None) -> str:
+    """The address of a store that is there: to open it for writing would make a missing file.
+
+    Raises:
+        JournalError: It cannot be read, or there is none.
+    """
+    with reading(option):
+        return store_of(option)
+
+
+def refuse_memory(option: str | None, why: str) -> None:
+    """Refuses the store that forgets.
+
+    Raises:
+        JournalError: `journal_url_invalid`.
+    """
+    if store_of(option) == "memory:":
+        raise JournalError(
+            "journal_url_invalid",
+            f'store "memory:" forgets when its process ends, {why}',
+            "use sqlite:///FILE.db",
+        )
+
+
+def hint_command(*words: str, store: str) -> str:
+    """A command line for a person to copy, on this store and without its password."""
+    own = os.environ.get("MAINSPRING_STORE", "").strip() or DEFAULT_STORE
+    return shlex.join(["mainspring", *words, *(() if store == own else ("--store", _shown(store)))])
+
+
+def _shown(store: str) -> str:
+    parts = urlsplit(store)
+    if parts.password is None:
+        return store
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:...@{host}"))
+
+
 @contextmanager
 def reading(option: str | None) -> Iterator[JournalReader]:
     """Opens a store to read.
@@ -74,13 +114,8 @@ def reading(option: str | None) -> Iterator[JournalReader]:
     Raises:
         JournalError: It cannot be read, or there is none.
     """
+    refuse_memory(option, "there is nothing to read")
     store = store_of(option)
-    if store == "memory:":
-        raise JournalError(
-            "journal_url_invalid",
-            'store "memory:" forgets when its process ends, there is nothing to read',
-            "use sqlite:///FILE.db",
-        )
     if store == DEFAULT_STORE and not Path(DEFAULT_FOLDER, "mainspring.db").exists():
         raise JournalError(
             "journal_io",
@@ -142,6 +177,11 @@ def _all_sessions(reader: JournalReader) -> Iterator[SessionInfo]:
 def load_events(reader: JournalReader, session: str) -> list[Event]:
     """A session's events, oldest first."""
     return [decode_event(seq, at_us, text) for seq, at_us, _, text in records(reader, session)]
+
+
+def pending_calls(reader: JournalReader, session: str | None, sessions_max: int) -> list[Pending]:
+    """The tool calls that wait for a decision: a session's, or those of all that only wait."""
+    return [Pending(*each) for each in reader.pending(session, sessions_max)]
 
 
 def records(reader: JournalReader, session: str) -> list[tuple[Any, ...]]:

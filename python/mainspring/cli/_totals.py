@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mainspring.cli._text import count, duration
-from mainspring.cli._trail import tokens
+from mainspring.cli._trail import edited_text, tokens
 from mainspring.events import (
     Event,
     Failure,
@@ -18,6 +18,7 @@ from mainspring.events import (
     SessionCancelled,
     SessionFailed,
     SessionFinished,
+    SessionForked,
     SessionStarted,
     ToolCallStarted,
     Usage,
@@ -29,7 +30,7 @@ class Totals:
     """Sums over a session; `status`, `text`, `error` and `steps` are of its last turn.
 
     `cost_usd` is None where no call's price is known; `busy_us` is the time from each turn's first
-    event to its last.
+    event to its last, for a fork without the time between the shared events and its own.
     """
 
     session: str = ""
@@ -87,19 +88,24 @@ class Totals:
         }
 
 
-def total(events: Sequence[Event]) -> Totals:
-    """Counts a session's events, oldest first."""
+def total(events: Sequence[Event], *, waits: bool = False) -> Totals:
+    """Counts a session's events, oldest first; `waits`: its turn waits for a decision alone."""
     sums = Totals()
     said = ""
-    began_us = 0
+    last: Event | None = None
     for event in events:
-        if isinstance(event, SessionStarted):
+        if isinstance(event, (SessionStarted, SessionForked)):
             sums.session, sums.agent, sums.origin = event.session, event.agent, event.origin
+        if isinstance(event, SessionForked):
+            said = (
+                edited_text(event) if isinstance(last, ModelCallFinished) and event.edit else said
+            )
+            if sums.status == "open" and sums.turns and last is not None:
+                sums.busy_us -= event.at_us - last.at_us
         elif isinstance(event, InputReceived):
             sums.turns += 1
             sums.status, sums.text, sums.error, sums.steps = "open", None, None, 0
-            began_us = event.at_us
-            sums.busy_us -= began_us
+            sums.busy_us -= event.at_us
         elif isinstance(event, ModelCallFinished):
             said = event.answer.text
             _count_call(sums, event)
@@ -108,8 +114,10 @@ def total(events: Sequence[Event]) -> Totals:
         elif isinstance(event, (SessionFinished, SessionFailed, SessionCancelled)):
             _end(sums, event, said)
             sums.busy_us += event.at_us
-    if sums.status == "open" and events and sums.turns:
-        sums.busy_us += events[-1].at_us
+        last = event
+    if sums.status == "open" and last is not None and sums.turns:
+        sums.busy_us += last.at_us
+        sums.status = "waiting" if waits else "open"
     return sums
 
 

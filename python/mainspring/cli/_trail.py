@@ -12,7 +12,11 @@ from mainspring.cli._text import Line, call_text, clean, count, duration, line, 
 from mainspring.events import (
     AnswerRejected,
     AnswerVerified,
+    ApprovalDecided,
+    ApprovalRequested,
     CancelRequested,
+    EffectResolved,
+    EffectUnknown,
     EpochTaken,
     Event,
     Failure,
@@ -26,6 +30,8 @@ from mainspring.events import (
     SessionCancelled,
     SessionFailed,
     SessionFinished,
+    SessionForked,
+    SessionStarted,
     ToolCallFailed,
     ToolCallFinished,
     ToolCallLate,
@@ -65,12 +71,19 @@ class Trail:
     Args:
         limits: How much of a text a line holds.
         turns: Whether inputs and the ends of turns get lines of their own.
+
+    Attributes:
+        model_call: The model call under way.
+        tool_calls: The tool calls under way, by their positions.
+        asks: The positions of the calls that wait for a decision.
+        writing: The end of the answer that is being written.
     """
 
     def __init__(self, *, limits: TrailLimits | None = None, turns: bool) -> None:
         self.limits = limits or TrailLimits()
         self.model_call: OpenCall | None = None
         self.tool_calls: dict[int, OpenCall] = {}
+        self.asks: set[int] = set()
         self.writing = ""
         self._turns = turns
         self._turn_count = 0
@@ -80,6 +93,8 @@ class Trail:
         self._step: int | None = None
         self._asked: list[ToolCallRequest] = []
         self._requests: dict[int, ToolCallRequest] = {}
+        self._call_count = 0
+        self._held = False
 
     def feed(self, event: Event) -> list[Line]:
         """Takes the next event, and gives the lines that it adds."""
@@ -94,6 +109,18 @@ class Trail:
             return []
         text = one_line(event.text, self.limits.result_chars_max)
         return [line((f"turn {self._turn_count}", "bold"), f"  {text}")]
+
+    def _started(self, event: SessionStarted) -> list[Line]:
+        self._held = event.held
+        return []
+
+    def _forked(self, event: SessionForked) -> list[Line]:
+        # What was under way is not under way here; what waited is asked for anew.
+        self.model_call = None
+        self.tool_calls.clear()
+        self._step = None
+        edited = f", edited: {self._short(edited_text(event))}" if event.edit else ""
+        return [line(("forked", "magenta"), f"  from {event.parent}", edited)]
 
     def _routed(self, event: RouteDecided) -> list[Line]:
         self._model = clean(event.model)
@@ -171,6 +198,38 @@ class Trail:
         self.tool_calls[event.call] = OpenCall(text, event.at_us)
         return []
 
+    def _approval_requested(self, event: ApprovalRequested) -> list[Line]:
+        self.asks.add(event.call)
+        text = self._call_text(event.call)
+        return [line("  tool    ", ("asks    ", "yellow"), text, "  may it run?")]
+
+    def _approval_decided(self, event: ApprovalDecided) -> list[Line]:
+        self.asks.discard(event.call)
+        text = self._call_text(event.call)
+        by = f"by {clean(event.by)}" if event.by else ""
+        if event.decision == "denied":
+            why = self._short(event.message or "")
+            return [line("  tool    ", ("denied  ", "yellow"), text, "  ", _joined(by, why))]
+        if event.arguments is not None:
+            self._edit_arguments(event.call, event.arguments)
+            by = _joined(by, f"runs as {self._call_text(event.call)}")
+        return [line("  tool    ", ("granted ", "green"), text, f"  {by}" if by else "")]
+
+    def _effect_unknown(self, event: EffectUnknown) -> list[Line]:
+        text = self._ended(event.call)
+        self.asks.add(event.call)
+        told = "its process ended while it ran; what became of it?"
+        return [line("  tool    ", ("unknown ", "yellow"), text, f"  {told}")]
+
+    def _effect_resolved(self, event: EffectResolved) -> list[Line]:
+        if event.outcome != "undecided":
+            self.asks.discard(event.call)
+        state, style = _OUTCOMES.get(event.outcome, (event.outcome, "yellow"))
+        by = f"by {clean(event.by)}" if event.by else ""
+        told = _joined(by, self._short(event.text or event.message or ""))
+        text = self._call_text(event.call)
+        return [line("  tool    ", (state.ljust(8), style), text, f"  {told}" if told else "")]
+
     def _tool_finished(self, event: ToolCallFinished) -> list[Line]:
         text = self._ended(event.call)
         result = one_line(event.text, self.limits.result_chars_max)
@@ -213,12 +272,18 @@ class Trail:
 
     def _epoch(self, event: EpochTaken) -> list[Line]:
         self.model_call = None
-        self.tool_calls.clear()
-        return [line((f"resumed  by owner {event.epoch}, after a break", "magenta"))]
+        was_held, self._held = self._held, event.held
+        if event.held:
+            # It only records what the next event says, and runs nothing.
+            return []
+        after = "" if was_held else ", after a break"
+        return [line((f"resumed  by owner {event.epoch}{after}", "magenta"))]
 
     def _end(self, event: SessionFinished | SessionFailed | SessionCancelled) -> list[Line]:
         self.model_call = None
         self.tool_calls.clear()
+        self.asks.clear()
+        self._asked = []
         if not self._turns:
             return []
         took = f"  after {duration(event.at_us - self._turn_started_us)}"
@@ -236,15 +301,27 @@ class Trail:
 
     def _call_text(self, call: int, name: str = "?") -> str:
         if self._asked:
-            # Calls of an answer have consecutive numbers, and the first is told of first.
-            self._requests = {call + idx: asked for idx, asked in enumerate(self._asked)}
+            # The calls of an accepted answer get the next numbers. Which of them is told of first
+            # is open: one may wait for its policy.
+            first = self._call_count
+            self._requests = {first + idx: asked for idx, asked in enumerate(self._asked)}
+            self._call_count += len(self._asked)
             self._asked = []
         request = self._requests.get(call)
         if request is None:
             return f"{clean(name)}(...)"
         return call_text(request.name, request.arguments, self.limits.arguments_chars_max)
 
+    def _edit_arguments(self, call: int, arguments: str) -> None:
+        request = self._requests.get(call)
+        if request is not None:
+            self._requests[call] = ToolCallRequest(request.id, request.name, arguments)
+
+    def _short(self, text: str) -> str:
+        return one_line(text, self.limits.result_chars_max)
+
     def _ended(self, call: int) -> str:
+        self.asks.discard(call)
         known = self.tool_calls.pop(call, None)
         return known.text if known else self._call_text(call)
 
@@ -254,6 +331,17 @@ def tokens(usage: Usage) -> str:
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
     reasoning = f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else ""
     return f"{usage.input_tokens:,}{cached} in, {usage.output_tokens:,}{reasoning} out"
+
+
+def edited_text(event: SessionForked) -> str:
+    """What a fork's edit says."""
+    edit = event.edit or {}
+    parts = edit.get("content", ())
+    return str(edit.get("text", "\n".join(str(part.get("text", "")) for part in parts)))
+
+
+def _joined(*parts: str) -> str:
+    return ": ".join(part for part in parts if part)
 
 
 def _hint(error: Failure) -> list[Line]:
@@ -266,7 +354,16 @@ _ACTIONS = {
     "fail": "no way left",
 }
 
+_OUTCOMES = {
+    "done": ("ok", "green"),
+    "not_done": ("again", "yellow"),
+    "failed": ("failed", "red"),
+    "undecided": ("unknown", "yellow"),
+}
+
 _HANDLERS: dict[type[Event], Callable[[Trail, Any], list[Line]]] = {
+    SessionStarted: Trail._started,
+    SessionForked: Trail._forked,
     InputReceived: Trail._input,
     RouteDecided: Trail._routed,
     ModelCallStarted: Trail._model_started,
@@ -279,6 +376,10 @@ _HANDLERS: dict[type[Event], Callable[[Trail, Any], list[Line]]] = {
     ToolCallFinished: Trail._tool_finished,
     ToolCallFailed: Trail._tool_failed,
     ToolCallLate: Trail._tool_late,
+    ApprovalRequested: Trail._approval_requested,
+    ApprovalDecided: Trail._approval_decided,
+    EffectUnknown: Trail._effect_unknown,
+    EffectResolved: Trail._effect_resolved,
     CancelRequested: Trail._cancel,
     LimitReached: Trail._limit,
     EpochTaken: Trail._epoch,

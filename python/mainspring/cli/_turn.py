@@ -6,25 +6,27 @@ Start reading at `take_turn`.
 
 import asyncio
 import json
-import shlex
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from mainspring.agent import Agent
+from mainspring.cli._effects import described
 from mainspring.cli._exit import ExitCode, explain, note, print_error
-from mainspring.cli._store import DEFAULT_STORE
+from mainspring.cli._store import hint_command
 from mainspring.cli._text import clean
 from mainspring.cli._totals import Totals, total
 from mainspring.cli._trail import Trail
 from mainspring.cli._view import View, viewing
-from mainspring.engine import Engine, Run
+from mainspring.engine import SESSIONS_PAGE_MAX, Engine
 from mainspring.errors import MainspringError
 from mainspring.events import Failure
+from mainspring.reports import Pending
+from mainspring.run import Run
 
 
 class Durability(StrEnum):
@@ -67,6 +69,21 @@ KeyEnvOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForkPoint:
+    """Where a turn branches off from another session.
+
+    Args:
+        parent: The other session.
+        at: Position of the last event that both share; None: the last one there is.
+        edit: What that event says instead.
+    """
+
+    parent: str
+    at: int | None = None
+    edit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """What is to be run, and how it is shown.
 
@@ -74,8 +91,10 @@ class Turn:
         agent: Who runs it.
         origin: Where the agent can be loaded from again.
         store: The store's address.
-        input: What the user says; None: go on with an interrupted turn.
+        input: What the user says; None: go on with an interrupted turn, or with that of a fork.
         session: Id of the session; None: a new one.
+        fork: The session is new and begins as this one; None: it does not.
+        submit: Only store the turn, for a worker.
         durability: What a commit survives.
         as_json: Print one JSON document instead of the answer, and no progress.
     """
@@ -85,12 +104,16 @@ class Turn:
     store: str
     input: str | None = None
     session: str | None = None
+    fork: ForkPoint | None = None
+    submit: bool = False
     durability: Durability = Durability.FULL
     as_json: bool = False
 
 
 def take_turn(turn: Turn) -> ExitCode:
-    """Runs a turn to its end; standard output gets the answer, standard error the rest.
+    """Runs a turn to its end, or until only a person's decision can bring it on.
+
+    Standard output gets the answer, standard error the rest.
 
     Raises:
         MainspringError: The turn could not be begun.
@@ -101,15 +124,20 @@ def take_turn(turn: Turn) -> ExitCode:
     except (KeyboardInterrupt, asyncio.CancelledError):
         _tell_interrupted(turn, seen.session)
         return ExitCode.INTERRUPTED
+    if turn.submit:
+        return _print_submitted(totals, turn)
+    if seen.pending:
+        return _print_waiting(totals, seen.pending, turn)
     output = typed_output(turn.agent, totals.text)
     return print_end(totals, output, store=turn.store, as_json=turn.as_json)
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What is known if the turn is broken off."""
+    """What is known if the turn is broken off, and what it waits for."""
 
     session: str | None = None
+    pending: list[Pending] = field(default_factory=list)
 
 
 async def _run(turn: Turn, seen: _Seen) -> Totals:
@@ -125,25 +153,59 @@ async def _run(turn: Turn, seen: _Seen) -> Totals:
         seen.session = run.session
         if not turn.as_json:
             note(f"session {run.session}  agent {turn.agent.name}")
-        with viewing(trail, silent=turn.as_json) as view:
-            await _show(engine, run, trail, view)
-        return total(await engine.log(run.session))
+        waits = False
+        if not turn.submit:
+            with viewing(trail, silent=turn.as_json) as view:
+                waits = await _show(engine, run, trail, view)
+        if waits:
+            seen.pending = await engine.pending(run.session)
+        return total(await engine.log(run.session), waits=waits)
 
 
 async def _begin(engine: Engine, turn: Turn) -> Run[Any]:
+    fork = turn.fork
+    if fork is not None:
+        return await engine.fork(
+            fork.parent,
+            turn.agent,
+            at=fork.at,
+            edit=fork.edit,
+            input=turn.input,
+            new_session=turn.session,
+            origin=turn.origin,
+        )
     if turn.input is None:
         assert turn.session is not None, "an interrupted turn has a session"
         return await engine.resume(turn.session, turn.agent)
-    return await engine.start(turn.agent, turn.input, session=turn.session, origin=turn.origin)
+    begin = engine.submit if turn.submit else engine.start
+    return await begin(turn.agent, turn.input, session=turn.session, origin=turn.origin)
 
 
-async def _show(engine: Engine, run: Run[Any], trail: Trail, view: View) -> None:
-    """Shows the turn's events; what came before them is only remembered."""
+async def _show(engine: Engine, run: Run[Any], trail: Trail, view: View) -> bool:
+    """Shows the turn's events; what came before them is only remembered.
+
+    Returns:
+        Whether the turn waits for a decision, and for nothing else.
+    """
     for event in await engine.log(run.session):
         if event.seq < run.first_seq:
             trail.feed(event)
     async for event in run.events():
         view.feed(event)
+        if trail.asks and await _waits(engine, run.session, event.seq):
+            return True
+    return False
+
+
+async def _waits(engine: Engine, session: str, seq: int) -> bool:
+    """Whether a session waits for a decision, its event at `seq` being the last one."""
+    before: str | None = None
+    while page := await engine.sessions(status="waiting", limit=SESSIONS_PAGE_MAX, before=before):
+        for each in page:
+            if each.session == session:
+                return each.event_count == seq + 1
+        before = page[-1].session
+    return False
 
 
 def typed_output(agent: Agent[Any] | None, text: str | None) -> Any:
@@ -168,22 +230,36 @@ def print_end(totals: Totals, output: Any, *, store: str, as_json: bool) -> Exit
     if totals.error is not None:
         print_error(clean(totals.error.message), clean(totals.error.hint or ""))
     note(f"{totals.status}: {totals.summary()}")
-    note(f"look at it: {_command('show', totals.session, store)}")
+    note(f"look at it: {hint_command('show', totals.session, store=store)}")
     return code
+
+
+def _print_waiting(totals: Totals, pending: list[Pending], turn: Turn) -> ExitCode:
+    if turn.as_json:
+        print(json.dumps(totals.as_dict(None), ensure_ascii=False, indent=2))
+        return ExitCode.WAITS
+    note(f"waiting: {totals.summary()}")
+    for each in pending:
+        note("\n".join(described(each, turn.store)))
+    note(f"then go on with: {hint_command('resume', totals.session, store=turn.store)}")
+    return ExitCode.WAITS
+
+
+def _print_submitted(totals: Totals, turn: Turn) -> ExitCode:
+    if turn.as_json:
+        print(json.dumps(totals.as_dict(None), ensure_ascii=False, indent=2))
+        return ExitCode.DONE
+    print(totals.session, flush=True)
+    resume = hint_command("resume", totals.session, store=turn.store)
+    note(f"stored; a worker of the store runs it, or: {resume}")
+    return ExitCode.DONE
 
 
 def _tell_interrupted(turn: Turn, session: str | None) -> None:
     if session is None:
         note("interrupted before the session began")
         return
-    note(f"interrupted; go on with: {_command('resume', session, turn.store)}")
-
-
-def _command(name: str, session: str, store: str) -> str:
-    words = ["mainspring", name, session]
-    if store != DEFAULT_STORE:
-        words += ["--store", store]
-    return shlex.join(words)
+    note(f"interrupted; go on with: {hint_command('resume', session, store=turn.store)}")
 
 
 def print_refused(error: MainspringError) -> ExitCode:

@@ -55,8 +55,12 @@ class View(Protocol):
 class SilentView:
     """Shows nothing: for `--json`."""
 
+    def __init__(self, trail: Trail) -> None:
+        self._trail = trail
+
     def feed(self, event: Event) -> None:
-        """Drops the event."""
+        """Tells the trail, and drops its lines."""
+        self._trail.feed(event)
 
 
 class PlainView:
@@ -126,7 +130,7 @@ def viewing(trail: Trail, *, silent: bool) -> Iterator[View]:
     """
     if silent:
         with redirect_stdout(sys.stderr):
-            yield SilentView()
+            yield SilentView(trail)
     elif is_fancy(sys.stderr):
         console = console_of(sys.stderr)
         live = Live(_UnderWay(trail), console=console, refresh_per_second=10, transient=True)

@@ -53,6 +53,12 @@ impl HeadCache {
         self.younger.insert(session.clone(), head);
     }
 
+    /// Forgets one session.
+    pub(super) fn forget(&mut self, session: &SessionId) {
+        self.younger.remove(session);
+        self.older.remove(session);
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.younger.clear();

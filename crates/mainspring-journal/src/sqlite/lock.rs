@@ -10,7 +10,15 @@ use crate::error::JournalError;
 
 /// Holds the lock until dropped.
 pub(super) struct OwnerLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for OwnerLock {
+    fn drop(&mut self) {
+        // Closing would do, but for a moment every process that is being started has a copy of the
+        // descriptor, and the lock would last as long as the copy.
+        let _ = self.file.unlock();
+    }
 }
 
 impl OwnerLock {
@@ -31,7 +39,7 @@ impl OwnerLock {
         }
         // The number only serves a message, so a full disk must not keep a journal shut.
         let _ = write_pid(&mut file);
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

@@ -4,15 +4,21 @@
 //! Invariant: in one process at a time a file has one writing connection, and no other connection
 //! ever folds in its write-ahead log.
 
+mod chain;
 mod heads;
+mod identity;
+mod insert;
+mod jobs;
 mod lock;
-mod queue;
+mod owned;
+mod prune;
 mod reader;
 mod schema;
 mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
@@ -20,20 +26,24 @@ use std::time::Duration;
 use mainspring_session::{BlobHash, Record, Seq, SessionId};
 use rusqlite::{Connection, OpenFlags, Row};
 
+use self::jobs::{Job, Jobs};
 use self::lock::OwnerLock;
-use self::queue::Queue;
+use self::owned::Owned;
+use self::prune::Pruning;
 use self::reader::Reader;
 use self::writer::{Shared, Writer};
 use crate::delivery::{self, Counters};
 use crate::error::JournalError;
+use crate::queue::Queue;
 use crate::{
-    Access, Append, Durability, Journal, JournalOptions, JournalStats, SessionHead, SessionQuery,
-    fence,
+    Access, Append, CompactReport, Durability, Hold, Journal, JournalOptions, JournalStats,
+    PruneQuery, PruneReport, SessionHead, SessionQuery, Snapshot, fence,
 };
 
 /// See the module.
 pub(crate) struct SqliteJournal {
     shared: Arc<Shared>,
+    identity: String,
     reader: Reader,
     /// `None` if opened for reading.
     writing: Option<Writing>,
@@ -59,6 +69,8 @@ impl SqliteJournal {
             path: path.clone(),
             limits: options.limits.clone(),
             queue: Queue::new(),
+            jobs: Jobs::new(),
+            owned: Owned::default(),
             counters: Counters::default(),
         });
         let writer = match access {
@@ -73,9 +85,31 @@ impl SqliteJournal {
                 Some(Writer::new(connection, shared.clone(), lock))
             }
         };
-        let reader = Reader::new(path.clone(), open_for_reading(&path, &options)?);
+        let (connection, version) = open_for_reading(&path, &options)?;
+        let store = schema::store_id(&connection)
+            .map_err(|error| JournalError::sqlite(&path, "opened", error))?;
+        let identity = identity::name(&path, store.as_deref())?;
+        let reader = Reader::new(path.clone(), connection, version);
         let writing = writer.map(|writer| start(&path, writer)).transpose()?;
-        Ok(Self { shared, reader, writing })
+        Ok(Self { shared, identity, reader, writing })
+    }
+
+    /// Has the writer do a job, and waits for the result.
+    fn work<T>(
+        &self,
+        doing: &str,
+        job: impl FnOnce(Sender<Result<T, JournalError>>) -> Job,
+    ) -> Result<T, JournalError> {
+        let name = self.shared.path.display().to_string();
+        let Some(writing) = &self.writing else {
+            return Err(JournalError::access_read_only(&name));
+        };
+        if writing.thread == thread::current().id() {
+            return Err(JournalError::within_sink(&name, doing));
+        }
+        let result = self.shared.jobs.push(job);
+        self.shared.queue.wake();
+        result.recv().unwrap_or_else(|_| Err(JournalError::closed(&name)))
     }
 }
 
@@ -134,10 +168,11 @@ fn open_for_writing(path: &Path, options: &JournalOptions) -> Result<Connection,
     if schema::is_empty(path, &connection)? {
         schema::create(path, &connection)?;
     }
-    schema::check(path, &connection)?;
+    let version = schema::check(path, &connection)?;
     if connection.is_readonly("main").map_err(failed)? {
         return Err(JournalError::file_read_only(path));
     }
+    schema::update(path, &connection, version)?;
     // Folding in early and little at a time keeps the slowest commits short: 2,000 pages.
     schema::set_wal(&connection)
         .and_then(|()| {
@@ -147,14 +182,20 @@ fn open_for_writing(path: &Path, options: &JournalOptions) -> Result<Connection,
     Ok(connection)
 }
 
-fn open_for_reading(path: &Path, options: &JournalOptions) -> Result<Connection, JournalError> {
+/// Also returns the version of the tables.
+fn open_for_reading(
+    path: &Path,
+    options: &JournalOptions,
+) -> Result<(Connection, i64), JournalError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = connect(path, flags, options)?;
-    connection
-        .pragma_update(None, "query_only", true)
+    let version = schema::check(path, &connection)?;
+    let views =
+        if version < schema::STORE_VERSION { schema::add_views(&connection) } else { Ok(()) };
+    views
+        .and_then(|()| connection.pragma_update(None, "query_only", true))
         .map_err(|error| JournalError::sqlite(path, "opened", error))?;
-    schema::check(path, &connection)?;
-    Ok(connection)
+    Ok((connection, version))
 }
 
 fn connect(
@@ -165,7 +206,7 @@ fn connect(
     Connection::open_with_flags(path, flags)
         .and_then(|connection| {
             connection.busy_timeout(Duration::from_millis(options.limits.busy_ms_max))?;
-            connection.set_prepared_statement_cache_capacity(32);
+            connection.set_prepared_statement_cache_capacity(64);
             Ok(connection)
         })
         .map_err(|error| JournalError::sqlite(path, "opened", error))
@@ -190,8 +231,21 @@ impl Journal for SqliteJournal {
         }
     }
 
-    fn load(&self, session: &SessionId, from: Seq) -> Result<Vec<Record>, JournalError> {
-        self.reader.load(session, from)
+    fn load_range(
+        &self,
+        session: &SessionId,
+        from: Seq,
+        until: Option<Seq>,
+    ) -> Result<Vec<Record>, JournalError> {
+        self.reader.load_range(session, from, until)
+    }
+
+    fn snapshots(
+        &self,
+        session: &SessionId,
+        until: Option<Seq>,
+    ) -> Result<Vec<Snapshot>, JournalError> {
+        self.reader.snapshots(session, until)
     }
 
     fn head(&self, session: &SessionId) -> Result<Option<SessionHead>, JournalError> {
@@ -208,6 +262,47 @@ impl Journal for SqliteJournal {
 
     fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, JournalError> {
         self.reader.blob(hash)
+    }
+
+    fn claim(&self, agents: &[String], limit: u32) -> Result<Vec<SessionHead>, JournalError> {
+        if self.writing.is_none() {
+            let name = self.shared.path.display().to_string();
+            return Err(JournalError::access_read_only(&name));
+        }
+        self.reader.claim(&mut self.shared.owned.lock(), agents, limit)
+    }
+
+    fn release(&self, sessions: &[SessionId]) -> Result<(), JournalError> {
+        self.shared.owned.leave(&self.reader.keys(sessions)?);
+        Ok(())
+    }
+
+    fn tenure(&self) -> u64 {
+        1
+    }
+
+    fn hold(&self, _: u64) -> Hold {
+        Hold::Held
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn prune(&self, query: &PruneQuery) -> Result<PruneReport, JournalError> {
+        let pruning = Pruning::new(query.clone());
+        if query.dry_run {
+            return self.reader.count_prunable(pruning, &self.shared.limits);
+        }
+        self.work("pruned", |caller| Job::Prune(Box::new(pruning), caller))
+    }
+
+    fn compact(&self) -> Result<CompactReport, JournalError> {
+        self.work("compacted", Job::Compact)
     }
 
     fn close(&self) -> Result<(), JournalError> {

@@ -2,6 +2,7 @@
 //! disturbs the writer. Each read sees one state of the file and ends at once, because a reader
 //! that stays would keep the write-ahead log from being folded in.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,62 +10,97 @@ use mainspring_session::{BlobHash, Epoch, Origin, Record, Seq, SessionId};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::uint;
-use crate::block::{self, Block};
+use super::chain::{self, Chain, Place};
+use super::prune::Pruning;
+use super::{int, schema, uint};
+use crate::block;
 use crate::error::JournalError;
 use crate::limits::JournalLimits;
-use crate::{SessionHead, SessionQuery, SessionStatus};
+use crate::{PruneReport, SessionHead, SessionQuery, SessionStatus, Snapshot};
 
 /// The columns of a head, in the order of [`head`].
 macro_rules! heads {
     ($rest:literal) => {
         concat!(
-            "SELECT id, epoch, next_seq, status, agent, origin, created_us, updated_us ",
-            "FROM sessions ",
+            "SELECT id, epoch, next_seq, status, agent, origin, created_us, updated_us, ",
+            "parent_seq, (SELECT parent.id FROM sessions AS parent ",
+            "WHERE parent.key = sessions.parent_key AND parent.id < '~') FROM sessions ",
             $rest
         )
     };
 }
 
-// The partial index only serves a query that names its number.
+// A partial index only serves a query that names its number. An id from `~` on is that of a
+// retired session; the plus keeps the index of ids out of it.
 const OPEN_SESSIONS: &str = heads!("WHERE status = 0 ORDER BY key");
 const OPEN_PAGE: &str = heads!("WHERE status = 0 AND key < ?1 ORDER BY key DESC LIMIT ?2");
-const ANY_PAGE: &str = heads!("WHERE key < ?1 ORDER BY key DESC LIMIT ?2");
-const STATUS_PAGE: &str = heads!("WHERE status = ?3 AND key < ?1 ORDER BY key DESC LIMIT ?2");
+const OPEN_KEYS: &str = "SELECT key FROM sessions WHERE status = 0 ORDER BY key";
+const WAITING_PAGE: &str = heads!("WHERE status = 4 AND key < ?1 ORDER BY key DESC LIMIT ?2");
+const ANY_PAGE: &str = heads!("WHERE key < ?1 AND +id < '~' ORDER BY key DESC LIMIT ?2");
+const STATUS_PAGE: &str =
+    heads!("WHERE status = ?3 AND key < ?1 AND +id < '~' ORDER BY key DESC LIMIT ?2");
+const HEAD_OF_KEY: &str = heads!("WHERE key = ?1");
 const ONE_HEAD: &str = heads!("WHERE id = ?1");
 
 /// See the module.
 pub(super) struct Reader {
     path: PathBuf,
     /// `None` once closed.
-    connection: Mutex<Option<Connection>>,
+    reading: Mutex<Option<Reading>>,
+}
+
+struct Reading {
+    connection: Connection,
+    /// Version of the tables, as far as is known.
+    version: i64,
 }
 
 impl Reader {
-    pub(super) fn new(path: PathBuf, connection: Connection) -> Self {
-        Self { path, connection: Mutex::new(Some(connection)) }
+    /// Reads through a connection to a file of some version.
+    pub(super) fn new(path: PathBuf, connection: Connection, version: i64) -> Self {
+        Self { path, reading: Mutex::new(Some(Reading { connection, version })) }
     }
 
     pub(super) fn close(&self) {
         drop(self.lock().take());
     }
 
-    pub(super) fn load(&self, session: &SessionId, from: Seq) -> Result<Vec<Record>, JournalError> {
+    pub(super) fn load_range(
+        &self,
+        session: &SessionId,
+        from: Seq,
+        until: Option<Seq>,
+    ) -> Result<Vec<Record>, JournalError> {
+        let until = until.map_or(u64::MAX, |until| until.0);
         let chain = self
-            .read(|tx| match last_row(tx, session)? {
-                Some((key, last_row)) => Chain::read(tx, key, last_row, from).map(Some),
+            .read(|tx| match chain::find(tx, session)? {
+                Some(place) => Chain::read(tx, place, from.0, until).map(Some),
                 None => Ok(None),
             })?
             .ok_or_else(|| JournalError::not_found(session))?;
+        block::check_schema(session, chain.schema_max)?;
         if !chain.complete {
-            let next = chain.blocks.first().map_or(from.0, |block| block.first_seq);
+            let next = chain.blocks.first().map_or(from.0, |(block, _)| block.first_seq);
             return Err(JournalError::corrupt_session(
                 session,
                 Seq(next),
                 "the events before are missing",
             ));
         }
-        block::records(session, &chain.blocks, from)
+        block::records(session, chain.blocks.iter().map(|(block, until)| (block, *until)), from)
+    }
+
+    pub(super) fn snapshots(
+        &self,
+        session: &SessionId,
+        until: Option<Seq>,
+    ) -> Result<Vec<Snapshot>, JournalError> {
+        let until = until.map_or(u64::MAX, |until| until.0);
+        self.read(|tx| match chain::find(tx, session)? {
+            Some(place) => snapshots(tx, place, until).map(Some),
+            None => Ok(None),
+        })?
+        .ok_or_else(|| JournalError::not_found(session))
     }
 
     pub(super) fn head(&self, session: &SessionId) -> Result<Option<SessionHead>, JournalError> {
@@ -89,6 +125,7 @@ impl Reader {
             let heads = match query.status {
                 None => list(tx, ANY_PAGE, params![before, limit]),
                 Some(SessionStatus::Open) => list(tx, OPEN_PAGE, params![before, limit]),
+                Some(SessionStatus::Waiting) => list(tx, WAITING_PAGE, params![before, limit]),
                 Some(status) => {
                     list(tx, STATUS_PAGE, params![before, limit, status_number(status)])
                 }
@@ -105,6 +142,58 @@ impl Reader {
         self.read(|tx| list(tx, OPEN_SESSIONS, []))
     }
 
+    /// Takes open sessions of some agents that are not in the set, and puts them in.
+    pub(super) fn claim(
+        &self,
+        owned: &mut HashSet<i64>,
+        agents: &[String],
+        limit: u32,
+    ) -> Result<Vec<SessionHead>, JournalError> {
+        let taken = self.read(|tx| {
+            let mut taken = Vec::new();
+            // The index alone answers this: nothing is read of a session that is owned.
+            let mut open = tx.prepare_cached(OPEN_KEYS)?;
+            let mut keys = open.query([])?;
+            while let Some(row) = keys.next()?
+                && taken.len() < limit as usize
+            {
+                let key: i64 = row.get(0)?;
+                if owned.contains(&key) {
+                    continue;
+                }
+                let found = tx.prepare_cached(HEAD_OF_KEY)?.query_row([key], |row| {
+                    let agent: String = row.get(4)?;
+                    if agents.contains(&agent) { head(row).map(Some) } else { Ok(None) }
+                })?;
+                taken.extend(found.map(|head| (key, head)));
+            }
+            Ok(taken)
+        })?;
+        owned.extend(taken.iter().map(|(key, _)| key));
+        Ok(taken.into_iter().map(|(_, head)| head).collect())
+    }
+
+    /// The keys of those of some sessions that exist.
+    pub(super) fn keys(&self, sessions: &[SessionId]) -> Result<Vec<i64>, JournalError> {
+        self.read(|tx| {
+            let places = sessions.iter().map(|session| chain::find(tx, session));
+            let keys = places.map(|place| place.map(|place| place.map(|place| place.key)));
+            keys.filter_map(Result::transpose).collect()
+        })
+    }
+
+    /// Counts what a pruning would remove.
+    pub(super) fn count_prunable(
+        &self,
+        mut pruning: Pruning,
+        limits: &JournalLimits,
+    ) -> Result<PruneReport, JournalError> {
+        // Many short readings, since a long one would keep the write-ahead log from being folded
+        // in.
+        while !self.read(|tx| pruning.count(tx, limits.prune_sessions_max))? {}
+        Ok(pruning.report())
+    }
+
     pub(super) fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, JournalError> {
         self.read(|tx| {
             tx.prepare_cached("SELECT body FROM blobs WHERE hash = ?1")?
@@ -113,73 +202,72 @@ impl Reader {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Reading>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads one state of the file.
     fn read<T>(
         &self,
-        reading: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, JournalError> {
-        let mut connection = self.lock();
-        let Some(connection) = connection.as_mut() else {
+        let mut reading = self.lock();
+        let Some(reading) = reading.as_mut() else {
             return Err(JournalError::closed(&self.path.display().to_string()));
         };
         let failed = |error| JournalError::sqlite(&self.path, "read", error);
-        let tx = connection.transaction().map_err(failed)?;
-        reading(&tx).map_err(failed)
+        let tx = reading.begin().map_err(failed)?;
+        work(&tx).map_err(failed)
     }
 }
 
-fn last_row(tx: &Transaction<'_>, session: &SessionId) -> rusqlite::Result<Option<(i64, i64)>> {
-    tx.prepare_cached("SELECT key, last_row FROM sessions WHERE id = ?1")?
-        .query_row([session.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()
-}
-
-/// A session's blocks from a position on, oldest first.
-struct Chain {
-    blocks: Vec<Block>,
-    /// Whether the links led back as far as they had to.
-    complete: bool,
-}
-
-impl Chain {
-    /// Follows the links from a session's last block back to the one that holds `from`.
-    fn read(tx: &Transaction<'_>, key: i64, last_row: i64, from: Seq) -> rusqlite::Result<Self> {
-        let mut statement = tx.prepare_cached(
-            "SELECT prev, first_seq, count, epoch, at_us, body FROM log \
-             WHERE id = ?1 AND session_key = ?2",
-        )?;
-        let mut chain = Self { blocks: Vec::new(), complete: false };
-        let mut row_id = last_row;
-        while let Some((prev, block)) = statement.query_row([row_id, key], link).optional()? {
-            chain.complete = block.first_seq <= from.0;
-            if block.first_seq + u64::from(block.count) > from.0 {
-                chain.blocks.push(block);
+impl Reading {
+    fn begin(&mut self) -> rusqlite::Result<Transaction<'_>> {
+        if self.version < schema::STORE_VERSION {
+            // Another process may have brought the file up to date; as long as none has, what this
+            // transaction sees stays as it is.
+            let tx = self.connection.transaction()?;
+            let seen = schema::version(&tx)?.unwrap_or(self.version);
+            drop(tx);
+            if seen > self.version {
+                schema::drop_views(&self.connection)?;
+                self.version = seen;
             }
-            // Links only lead back; one that does not would never end.
-            if chain.complete || prev >= row_id {
-                break;
-            }
-            row_id = prev;
         }
-        chain.blocks.reverse();
-        Ok(chain)
+        self.connection.transaction()
     }
 }
 
-/// Reads a row of the log: the row before it in its session, and the block.
-fn link(row: &Row<'_>) -> rusqlite::Result<(i64, Block)> {
-    let block = Block {
-        first_seq: uint(row, 1)?,
-        count: row.get(2)?,
-        epoch: Epoch(uint(row, 3)?),
-        at_us: row.get(4)?,
-        body: row.get(5)?,
-    };
-    Ok((row.get(0)?, block))
+/// The snapshots of at most so many events, oldest first.
+fn snapshots(
+    tx: &Transaction<'_>,
+    place: Place,
+    mut until: u64,
+) -> rusqlite::Result<Vec<Snapshot>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT seq, body FROM snapshots WHERE session_key = ?1 AND seq <= ?2 ORDER BY seq DESC",
+    )?;
+    let mut found = Vec::new();
+    let mut next = Some(place);
+    while let Some(place) = next {
+        let params = [place.key, int(until.min(i64::MAX as u64))];
+        for snapshot in statement.query_map(params, snapshot)? {
+            found.push(snapshot?);
+        }
+        next = match place.parent {
+            Some(parent) => {
+                until = until.min(parent.seq);
+                chain::by_key(tx, parent.key)?.filter(|parent| parent.key < place.key)
+            }
+            None => None,
+        };
+    }
+    found.reverse();
+    Ok(found)
+}
+
+fn snapshot(row: &Row<'_>) -> rusqlite::Result<Snapshot> {
+    Ok(Snapshot { seq: Seq(uint(row, 0)?), body: row.get(1)? })
 }
 
 fn list(
@@ -191,28 +279,35 @@ fn list(
 }
 
 fn head(row: &Row<'_>) -> rusqlite::Result<SessionHead> {
-    let id: String = row.get(0)?;
+    let id = |column: usize, text: &str| {
+        SessionId::new(text).map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+        })
+    };
+    let parent: Option<String> = row.get(9)?;
+    let parent = parent.map(|text| Ok::<_, rusqlite::Error>((id(9, &text)?, Seq(uint(row, 8)?))));
     Ok(SessionHead {
-        id: SessionId::new(&id).map_err(|error| {
-            rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error))
-        })?,
+        id: id(0, &row.get::<_, String>(0)?)?,
         epoch: Epoch(uint(row, 1)?),
         next_seq: Seq(uint(row, 2)?),
         status: status(row, 3)?,
         agent: row.get(4)?,
         origin: row.get::<_, Option<String>>(5)?.map(Origin),
+        parent: parent.transpose()?,
+        owner: None,
         created_us: row.get(6)?,
         updated_us: row.get(7)?,
     })
 }
 
-/// The stored number of a status. The index of open sessions names 0.
+/// The stored number of a status. The indexes of open and waiting sessions name 0 and 4.
 pub(super) const fn status_number(status: SessionStatus) -> i64 {
     match status {
         SessionStatus::Open => 0,
         SessionStatus::Finished => 1,
         SessionStatus::Failed => 2,
         SessionStatus::Cancelled => 3,
+        SessionStatus::Waiting => 4,
     }
 }
 
@@ -223,6 +318,7 @@ pub(super) fn status(row: &Row<'_>, column: usize) -> rusqlite::Result<SessionSt
         1 => Ok(SessionStatus::Finished),
         2 => Ok(SessionStatus::Failed),
         3 => Ok(SessionStatus::Cancelled),
+        4 => Ok(SessionStatus::Waiting),
         other => Err(rusqlite::Error::IntegralValueOutOfRange(column, other)),
     }
 }
@@ -230,13 +326,20 @@ pub(super) fn status(row: &Row<'_>, column: usize) -> rusqlite::Result<SessionSt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sqlite::schema;
 
     #[test]
-    fn listing_open_sessions_reads_only_their_index() {
+    fn listing_few_among_many_reads_only_their_index() {
         let connection = Connection::open_in_memory().unwrap();
         schema::create("test".as_ref(), &connection).unwrap();
-        for sql in [OPEN_SESSIONS, OPEN_PAGE] {
+        let queries = [
+            (OPEN_SESSIONS, "USING INDEX sessions_open"),
+            (OPEN_PAGE, "USING INDEX sessions_open"),
+            (OPEN_KEYS, "USING COVERING INDEX sessions_open"),
+            (WAITING_PAGE, "USING INDEX sessions_waiting"),
+            (ANY_PAGE, "USING INTEGER PRIMARY KEY"),
+            (STATUS_PAGE, "USING INTEGER PRIMARY KEY"),
+        ];
+        for (sql, index) in queries {
             let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             for param in 1..=plan.parameter_count() {
                 plan.raw_bind_parameter(param, 1).unwrap();
@@ -246,8 +349,10 @@ mod tests {
                 .mapped(|row| row.get("detail"))
                 .map(|step| step.unwrap())
                 .collect();
-            assert_eq!(steps.len(), 1, "{steps:?}");
-            assert!(steps[0].starts_with("SEARCH sessions USING INDEX sessions_open"), "{steps:?}");
+            assert!(steps[0].starts_with(&format!("SEARCH sessions {index}")), "{steps:?}");
+            // The rest, if any, looks up the one parent of a fork.
+            assert!(steps[1..].iter().all(|step| !step.contains("SCAN")), "{steps:?}");
+            assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{steps:?}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::io::{Seek, SeekFrom, Write};
 use mainspring_journal::{Access, JournalOptions, open};
 use mainspring_session::{ErrorCode, Seq};
 
-use crate::support::{Place, create, go_on, id, open_failure, put, texts};
+use crate::support::{Place, create, fork, go_on, id, open_failure, put, texts};
 
 fn read_only() -> JournalOptions {
     JournalOptions { access: Access::ReadOnly, ..JournalOptions::default() }
@@ -17,7 +17,7 @@ fn read_only() -> JournalOptions {
 fn an_address_of_no_known_store_is_refused() {
     let cases = [
         ("", "empty address"),
-        ("postgres://user:secret@host/db", "address of kind \"postgres\""),
+        ("mysql://user:secret@host/db", "address of kind \"mysql\""),
         ("sqlite:file.db", "sqlite address without three slashes"),
         ("sqlite://file.db", "sqlite address without three slashes"),
         ("sqlite:///", "sqlite address without a file"),
@@ -33,7 +33,8 @@ fn an_address_of_no_known_store_is_refused() {
             failure.to_text(),
             format!(
                 "journal address names no known store: {what}\nhint: use sqlite:///relative.db, \
-                 sqlite:////absolute/path.db, a plain path, or memory:"
+                 sqlite:////absolute/path.db, a plain path, postgresql://user:password@host/database, \
+                 or memory:"
             )
         );
     }
@@ -150,18 +151,92 @@ fn another_programs_database_is_left_as_it_is() {
 fn a_journal_of_a_newer_version_is_refused() {
     let place = Place::new();
     put(&place.open(), create("s", &["{}"])).unwrap();
-    place.tamper("UPDATE meta SET value = 2");
+    place.tamper("UPDATE meta SET value = 3 WHERE name LIKE '%version'");
     for options in [JournalOptions::default(), read_only()] {
         let failure = open_failure(&place.url(), options);
         assert_eq!(failure.code, ErrorCode::JOURNAL_NEWER);
         assert_eq!(
             failure.to_text(),
             format!(
-                "journal {} has store version 2, this version reads up to 1\n\
+                "journal {} has store version 3, this version reads up to 2\n\
                  hint: use the version of mainspring that wrote it, or a newer one",
                 place.file().display()
             )
         );
+    }
+}
+
+/// A version that is to come may append to a session that this one has begun.
+#[test]
+fn events_of_a_newer_format_are_refused_wherever_they_are() {
+    let place = Place::new();
+    let journal = place.open();
+    put(&journal, create("s", &["[0]"])).unwrap();
+    put(&journal, go_on("s", 1, &["[1]", "[2]"])).unwrap();
+    put(&journal, go_on("s", 3, &["[3]"])).unwrap();
+    drop(journal);
+    place.tamper("UPDATE log SET schema = 3 WHERE first_seq = 1");
+    let journal = place.open();
+    let read = |from, until| {
+        let records = journal.load_range(&id("s"), Seq(from), Some(Seq(until)));
+        records.map(|records| records.len()).map_err(|error| error.failure())
+    };
+    for (from, until) in [(0, 4), (1, 4), (2, 4), (0, 2), (2, 3)] {
+        let failure = read(from, until).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::JOURNAL_NEWER);
+        assert_eq!(
+            failure.to_text(),
+            "session \"s\" has event format 3, this version reads up to 2\n\
+             hint: use the version of mainspring that wrote it, or a newer one"
+        );
+    }
+    assert_eq!(read(0, 1), Ok(1));
+    assert_eq!(read(3, 4), Ok(1));
+}
+
+/// A reader that has a snapshot begins behind all events, and must still not go on with them.
+#[test]
+fn a_session_that_a_newer_version_has_gone_on_with_is_refused_from_any_position() {
+    let place = Place::new();
+    let journal = place.open();
+    put(&journal, create("s", &["[0]"])).unwrap();
+    put(&journal, go_on("s", 1, &["[1]", "[2]"])).unwrap();
+    put(&journal, fork("f", "s", 3, &["[3]"])).unwrap();
+    drop(journal);
+    place.tamper("UPDATE log SET schema = 3 WHERE first_seq = 1");
+    let journal = place.open();
+    for from in 0..6 {
+        let error = journal.load(&id("s"), Seq(from)).unwrap_err();
+        assert_eq!(*error.code(), ErrorCode::JOURNAL_NEWER, "from {from}");
+    }
+    assert_eq!(journal.load_range(&id("s"), Seq(0), Some(Seq(1))).unwrap().len(), 1);
+    let error = journal.load(&id("f"), Seq(2)).unwrap_err();
+    assert_eq!(*error.code(), ErrorCode::JOURNAL_NEWER, "what a fork shares");
+}
+
+#[test]
+fn damaged_forks_are_refused() {
+    let damages = [
+        "UPDATE sessions SET parent_row = 99 WHERE id = 'f'",
+        "UPDATE sessions SET parent_key = 99 WHERE id = 'f'",
+        "UPDATE sessions SET parent_key = key WHERE id = 'f'",
+        "DELETE FROM sessions WHERE id = 's'",
+        "DELETE FROM log WHERE first_seq = 0",
+    ];
+    for sql in damages {
+        let place = Place::new();
+        let journal = place.open();
+        put(&journal, create("s", &["[0]"])).unwrap();
+        put(&journal, go_on("s", 1, &["[1]"])).unwrap();
+        put(&journal, fork("f", "s", 2, &["[2]"])).unwrap();
+        drop(journal);
+        place.tamper(sql);
+        let journal = place.open();
+        let failure = journal.load(&id("f"), Seq(0)).unwrap_err().failure();
+        assert_eq!(failure.code, ErrorCode::JOURNAL_CORRUPT, "{sql}");
+        assert!(failure.message.ends_with("the events before are missing"), "{failure:?}");
+        assert_eq!(journal.load(&id("f"), Seq(2)).unwrap().len(), 1);
+        assert_eq!(journal.snapshots(&id("f"), None).unwrap(), []);
     }
 }
 
@@ -220,8 +295,8 @@ fn a_head_that_cannot_be_understood_is_refused() {
 fn a_refused_opening_leaves_the_journal_free() {
     let place = Place::new();
     put(&place.open(), create("s", &["{}"])).unwrap();
-    place.tamper("UPDATE meta SET value = 2");
+    place.tamper("UPDATE meta SET value = 3 WHERE name LIKE '%version'");
     open_failure(&place.url(), JournalOptions::default());
-    place.tamper("UPDATE meta SET value = 1");
+    place.tamper("UPDATE meta SET value = 2 WHERE name LIKE '%version'");
     assert!(open(&place.url(), JournalOptions::default()).is_ok());
 }

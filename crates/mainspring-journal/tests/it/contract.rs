@@ -1,22 +1,31 @@
 //! The contract of [`Journal`], run against every store.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use mainspring_journal::{
-    Append, AppendMode, Journal, JournalLimits, JournalOptions, SessionHead, SessionQuery,
-    SessionStatus, open,
+    Append, AppendMode, Journal, JournalLimits, JournalOptions, PruneQuery, SessionHead,
+    SessionQuery, SessionStatus, open,
 };
-use mainspring_session::{BlobHash, Epoch, ErrorCode, Event, Origin, Seq};
+use mainspring_session::{BlobHash, Epoch, ErrorCode, Event, Origin, SCHEMA_VERSION, Seq};
 
-use crate::support::{Place, create, events, go_on, id, put, refused, texts};
+use crate::server::Database;
+use crate::support::{
+    Place, all_ended, create, events, finish, go_on, id, ids, put, refused, snapshots, texts,
+    with_snapshot,
+};
 
-fn on_each_store(test: impl Fn(&Arc<dyn Journal>)) {
+/// Runs a test on a new, empty store of each kind.
+pub fn on_each_store(test: impl Fn(&Arc<dyn Journal>)) {
     on_each_store_with(JournalOptions::default(), test);
 }
 
-fn on_each_store_with(options: JournalOptions, test: impl Fn(&Arc<dyn Journal>)) {
+/// The same with options.
+pub fn on_each_store_with(options: JournalOptions, test: impl Fn(&Arc<dyn Journal>)) {
     test(&open("memory:", options.clone()).unwrap());
-    test(&Place::new().open_with(options));
+    test(&Place::new().open_with(options.clone()));
+    test(&Database::new().open_with(options));
 }
 
 #[test]
@@ -77,6 +86,8 @@ fn head_follows_the_last_append() {
             status: SessionStatus::Open,
             agent: "support".to_owned(),
             origin: Some(Origin("app:agent".to_owned())),
+            parent: None,
+            owner: journal.is_shared().then(|| "test".to_owned()),
             created_us: 1_000,
             updated_us: 1_000,
         };
@@ -85,6 +96,7 @@ fn head_follows_the_last_append() {
         put(journal, Append { status: SessionStatus::Failed, ..go_on("s", 2, &["{}"]) }).unwrap();
         expected.next_seq = Seq(3);
         expected.status = SessionStatus::Failed;
+        expected.owner = None;
         expected.updated_us = 2_000;
         assert_eq!(journal.head(&id("s")).unwrap(), Some(expected));
         assert_eq!(journal.head(&id("absent")).unwrap(), None);
@@ -255,6 +267,122 @@ fn sessions_are_listed_newest_first_page_by_page() {
 }
 
 #[test]
+fn waiting_sessions_are_listed_apart_from_open_ones() {
+    let waiting = |append| Append { status: SessionStatus::Waiting, ..append };
+    on_each_store(|journal| {
+        for name in ["a", "b", "c", "d"] {
+            put(journal, create(name, &["{}"])).unwrap();
+        }
+        for name in ["a", "c", "d"] {
+            put(journal, waiting(go_on(name, 1, &["{}"]))).unwrap();
+        }
+        put(journal, finish("d", 2, &["{}"])).unwrap();
+        let page = |status, before: Option<&str>| {
+            let query = SessionQuery { status, limit: 2, before: before.map(id) };
+            journal.sessions(&query).unwrap()
+        };
+        assert_eq!(ids(&page(Some(SessionStatus::Waiting), None)), ["c", "a"]);
+        assert_eq!(ids(&page(Some(SessionStatus::Waiting), Some("c"))), ["a"]);
+        assert_eq!(ids(&page(Some(SessionStatus::Open), None)), ["b"]);
+        assert_eq!(ids(&page(None, None)), ["d", "c"]);
+        assert_eq!(ids(&journal.open_sessions().unwrap()), ["b"]);
+        assert_eq!(journal.head(&id("a")).unwrap().unwrap().status, SessionStatus::Waiting);
+
+        put(journal, go_on("a", 2, &["{}"])).unwrap();
+        assert_eq!(ids(&page(Some(SessionStatus::Waiting), None)), ["c"]);
+        assert_eq!(ids(&journal.open_sessions().unwrap()), ["a", "b"]);
+    });
+}
+
+#[test]
+fn each_event_says_in_which_format_it_was_written() {
+    on_each_store(|journal| {
+        put(journal, create("s", &["[0]", "[1]"])).unwrap();
+        let records = journal.load(&id("s"), Seq(0)).unwrap();
+        let schemas: Vec<u32> = records.iter().map(|record| record.schema).collect();
+        assert_eq!(schemas, [SCHEMA_VERSION; 2]);
+    });
+}
+
+#[test]
+fn every_range_of_a_session_can_be_read() {
+    on_each_store(|journal| {
+        put(journal, create("s", &["[0]", "[1]", "[2]"])).unwrap();
+        put(journal, with_snapshot(go_on("s", 3, &["[3]", "[4]"]))).unwrap();
+        put(journal, go_on("s", 5, &["[5]"])).unwrap();
+        put(journal, with_snapshot(go_on("s", 6, &["[6]"]))).unwrap();
+        put(journal, go_on("s", 7, &["[7]", "[8]"])).unwrap();
+        check_ranges(journal, "s", &texts(journal, "s"));
+        assert_eq!(texts(journal, "s").len(), 9);
+    });
+}
+
+/// Reads every range of a session and compares it with all of its events.
+pub fn check_ranges(journal: &Arc<dyn Journal>, session: &str, all: &[String]) {
+    let end = all.len();
+    for from in 0..end + 2 {
+        for until in 0..end + 2 {
+            let (from_seq, until_seq) = (Seq(from as u64), Some(Seq(until as u64)));
+            let found = journal.load_range(&id(session), from_seq, until_seq).unwrap();
+            let found: Vec<(u64, &str)> =
+                found.iter().map(|record| (record.seq.0, record.json.get())).collect();
+            let numbered = all.iter().enumerate().map(|(seq, text)| (seq as u64, text.as_str()));
+            let wanted: Vec<(u64, &str)> =
+                numbered.skip(from).take(until.saturating_sub(from)).collect();
+            assert_eq!(found, wanted, "{session} from {from} until {until}");
+        }
+    }
+}
+
+#[test]
+fn snapshots_come_back_up_to_a_position() {
+    on_each_store(|journal| {
+        put(journal, with_snapshot(create("s", &["[0]", "[1]"]))).unwrap();
+        put(journal, go_on("s", 2, &["[2]"])).unwrap();
+        put(journal, with_snapshot(go_on("s", 3, &["[3]"]))).unwrap();
+        put(journal, with_snapshot(create("other", &["[0]"]))).unwrap();
+        refused(journal, with_snapshot(go_on("s", 3, &["[x]"])));
+        let first = (2, "s 2".to_owned());
+        let both = vec![first.clone(), (4, "s 4".to_owned())];
+        for (until, wanted) in [
+            (None, both.clone()),
+            (Some(9), both.clone()),
+            (Some(4), both),
+            (Some(3), vec![first.clone()]),
+            (Some(2), vec![first]),
+            (Some(1), vec![]),
+        ] {
+            assert_eq!(snapshots(journal, "s", until), wanted, "until {until:?}");
+        }
+        let error = journal.snapshots(&id("absent"), None).unwrap_err();
+        assert_eq!(*error.code(), ErrorCode::SESSION_NOT_FOUND);
+    });
+}
+
+#[test]
+fn a_snapshot_counts_towards_the_size_of_its_append() {
+    let limits = JournalLimits { append_bytes_max: 100, ..JournalLimits::default() };
+    let options = JournalOptions { limits, ..JournalOptions::default() };
+    on_each_store_with(options, |journal| {
+        let append = |bytes| Append { snapshot: Some(vec![0; bytes]), ..create("s", &["{}"]) };
+        assert_eq!(refused(journal, append(99)).as_str(), "journal_limit_reached");
+        put(journal, append(98)).unwrap();
+        assert_eq!(journal.stats().bytes, 100);
+    });
+}
+
+#[test]
+fn a_store_has_a_name_of_its_own() {
+    let names = RefCell::new(Vec::new());
+    on_each_store(|journal| names.borrow_mut().push(journal.identity().to_owned()));
+    on_each_store(|journal| names.borrow_mut().push(journal.identity().to_owned()));
+    let names = names.into_inner();
+    assert!(names.iter().all(|name| name.len() >= 32), "{names:?}");
+    let different: HashSet<&String> = names.iter().collect();
+    assert_eq!(different.len(), names.len(), "{names:?}");
+}
+
+#[test]
 fn an_append_that_is_too_large_is_refused_alone() {
     let limits = JournalLimits { append_bytes_max: 1_000, ..JournalLimits::default() };
     let options = JournalOptions { limits, ..JournalOptions::default() };
@@ -293,12 +421,12 @@ fn a_block_that_is_not_what_it_says_is_refused() {
 #[test]
 fn a_session_of_a_newer_event_format_is_refused_from_its_beginning() {
     on_each_store(|journal| {
-        put(journal, create("s", &[r#"{"kind":"session_started","schema":2}"#, "[1]"])).unwrap();
+        put(journal, create("s", &[r#"{"kind":"session_started","schema":3}"#, "[1]"])).unwrap();
         let failure = journal.load(&id("s"), Seq(0)).unwrap_err().failure();
         assert_eq!(failure.code, ErrorCode::JOURNAL_NEWER);
         assert_eq!(
             failure.to_text(),
-            "session \"s\" has event format 2, this version reads up to 1\n\
+            "session \"s\" has event format 3, this version reads up to 2\n\
              hint: use the version of mainspring that wrote it, or a newer one"
         );
         assert_eq!(events(journal, "s", 1).len(), 1);
@@ -331,5 +459,11 @@ fn a_closed_journal_refuses_everything_and_closes_again() {
         closed(journal.sessions(&SessionQuery::default()).unwrap_err());
         closed(journal.open_sessions().unwrap_err());
         closed(journal.blob(&BlobHash::of(b"")).unwrap_err());
+        closed(journal.snapshots(&id("s"), None).unwrap_err());
+        closed(journal.claim(&["agent".to_owned()], 1).unwrap_err());
+        closed(journal.release(&[id("s")]).unwrap_err());
+        closed(journal.prune(&all_ended()).unwrap_err());
+        closed(journal.prune(&PruneQuery { dry_run: true, ..all_ended() }).unwrap_err());
+        closed(journal.compact().unwrap_err());
     });
 }

@@ -142,3 +142,27 @@ fn every_memory_journal_is_its_own() {
     let second = open("memory:", JournalOptions::default()).unwrap();
     assert_eq!(second.head(&id("s")).unwrap(), None);
 }
+
+#[test]
+fn a_journal_keeps_its_name_and_a_copy_has_another() {
+    let place = Place::new();
+    let journal = place.open();
+    put(&journal, create("s", &["{}"])).unwrap();
+    let name = journal.identity().to_owned();
+    assert_eq!(place.open_with(read_only()).identity(), name, "for a reader beside it");
+    journal.compact().unwrap();
+    drop(journal);
+    assert_eq!(place.open().identity(), name, "opened again");
+
+    let copy = place.folder().join("copy.db");
+    fs::copy(place.file(), &copy).unwrap();
+    let named = |path: &std::path::Path| {
+        open(path.to_str().unwrap(), JournalOptions::default()).unwrap().identity().to_owned()
+    };
+    assert_ne!(named(&copy), name, "a copy");
+    let moved = place.folder().join("moved.db");
+    fs::rename(place.file(), &moved).unwrap();
+    assert_eq!(named(&moved), name, "under another name");
+    fs::rename(&copy, place.file()).unwrap();
+    assert_ne!(named(&place.file()), name, "a copy in its place");
+}

@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use mainspring_journal::{
-    AckSink, Acked, Append, AppendMode, Journal, JournalOptions, SessionStatus, open,
+    AckSink, Acked, Append, AppendMode, Journal, JournalOptions, PruneQuery, PruneReport,
+    SessionHead, SessionStatus, open,
 };
 use mainspring_session::{Epoch, ErrorCode, Failure, Seq, SessionId};
 use tempfile::TempDir;
@@ -56,6 +57,8 @@ pub fn create(session: &str, events: &[&str]) -> Append {
         mode: create_mode(),
         status: SessionStatus::Open,
         blobs: Vec::new(),
+        snapshot: None,
+        release: false,
         token: 0,
         sink: Arc::new(Deaf),
     }
@@ -65,6 +68,55 @@ pub fn create(session: &str, events: &[&str]) -> Append {
 pub fn go_on(session: &str, seq: u64, events: &[&str]) -> Append {
     let start = create(session, events);
     Append { expected_seq: Seq(seq), at_us: 2_000, mode: AppendMode::Continue, ..start }
+}
+
+/// A fork that shares so many events, by its first owner.
+pub fn fork(session: &str, parent: &str, seq: u64, events: &[&str]) -> Append {
+    let mode = AppendMode::Fork { parent: id(parent), agent: "agent".to_owned(), origin: None };
+    Append { epoch: Epoch(2), mode, ..go_on(session, seq, events) }
+}
+
+/// A continuation that ends the turn.
+pub fn finish(session: &str, seq: u64, events: &[&str]) -> Append {
+    Append { status: SessionStatus::Finished, ..go_on(session, seq, events) }
+}
+
+/// The same, with a snapshot of its own text.
+pub fn with_snapshot(append: Append) -> Append {
+    let seq = append.expected_seq.0 + u64::from(append.count);
+    let snapshot = Some(format!("{} {seq}", append.session).into_bytes());
+    Append { snapshot, ..append }
+}
+
+/// A session's snapshots: how many events they cover, and their text.
+pub fn snapshots(
+    journal: &Arc<dyn Journal>,
+    session: &str,
+    until: Option<u64>,
+) -> Vec<(u64, String)> {
+    let found = journal.snapshots(&id(session), until.map(Seq)).unwrap();
+    let text = |body| String::from_utf8(body).unwrap();
+    found.into_iter().map(|snapshot| (snapshot.seq.0, text(snapshot.body))).collect()
+}
+
+/// The ids of the sessions that a listing finds.
+pub fn ids(heads: &[SessionHead]) -> Vec<&str> {
+    heads.iter().map(|head| head.id.as_str()).collect()
+}
+
+/// A query for every ended session.
+pub fn all_ended() -> PruneQuery {
+    use SessionStatus::{Cancelled, Failed, Finished};
+    let statuses = vec![Finished, Failed, Cancelled];
+    PruneQuery { before_us: i64::MAX, statuses, agent: None, dry_run: false }
+}
+
+/// Prunes, after a dry run that must have said the same.
+pub fn prune(journal: &Arc<dyn Journal>, query: &PruneQuery) -> PruneReport {
+    let dry = journal.prune(&PruneQuery { dry_run: true, ..query.clone() }).unwrap();
+    let done = journal.prune(query).unwrap();
+    assert_eq!(dry, done, "a dry run counts the same");
+    done
 }
 
 /// Appends and waits for the result.

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use mainspring_mcp::{McpBroker, McpCall, McpError, McpLimits, McpResult, McpServer, StdioConfig};
+use mainspring_mcp::{
+    Guard, McpBroker, McpCall, McpError, McpLimits, McpResult, McpServer, StdioConfig,
+};
 use serde_json::{Value, value::to_raw_value};
 use tokio::runtime::Handle;
 
@@ -41,6 +43,7 @@ pub fn call(tool: &str, arguments: Value) -> McpCall {
         arguments: to_raw_value(&arguments).unwrap(),
         timeout: LONG,
         effect_id: "effect-1".to_owned(),
+        guard: Guard::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The end of a turn from outside: whatever was under way, the transcript is closed.
 
-use mainspring_session::{Command, Fact, Message, Outcome, Phase, ToolCall, commands};
+use mainspring_session::{Command, Fact, Message, Outcome, Phase, ToolCall};
 
 use crate::support::{Session, agent, error_result, result, verifying};
 use crate::{event, fact};
@@ -51,7 +51,7 @@ fn a_cancel_in_any_phase_closes_the_transcript_and_stops_the_work() {
         assert_eq!(events.first(), Some(&event::cancel_requested()), "{name}");
         assert_eq!(events.last(), Some(&event::cancelled()), "{name}");
         let expected = [Command::CancelOutstanding, Command::Finish];
-        assert_eq!(commands(&session.state, &events), expected, "{name}");
+        assert_eq!(session.orders(&events), expected, "{name}");
         assert_eq!(session.state.phase, Phase::Ready, "{name}");
         let outcome = Some(Outcome::Cancelled("enough".to_owned()));
         assert_eq!(session.state.outcome, outcome, "{name}");
@@ -65,7 +65,7 @@ fn the_time_limit_in_any_phase_closes_the_transcript_and_stops_the_work() {
         let events = session.tell(Fact::TurnTimedOut);
         assert_eq!(events.last(), Some(&event::out_of_time()), "{name}");
         let expected = [Command::CancelOutstanding, Command::Finish];
-        assert_eq!(commands(&session.state, &events), expected, "{name}");
+        assert_eq!(session.orders(&events), expected, "{name}");
         assert_closed(&session.state.messages, name);
     }
 }
@@ -117,7 +117,7 @@ fn a_cancel_asked_for_with_an_answer_leaves_no_order_to_call() {
     let mut events = session.tell(fact::answered(0, 1, fact::calls(0, &["send"])));
     events.extend(session.tell(fact::cancel()));
     let expected = [Command::CancelOutstanding, Command::Finish];
-    assert_eq!(commands(&session.state, &events), expected);
+    assert_eq!(session.orders(&events), expected);
 }
 
 #[test]

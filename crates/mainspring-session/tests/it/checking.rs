@@ -1,7 +1,7 @@
 //! Checked answers: the next model, the repair, the user's verdict.
 
 use mainspring_session::{
-    Answer, Command, ErrorCode, Failure, Message, Outcome, Phase, Problem, RejectAction, commands,
+    Answer, Command, ErrorCode, Failure, Message, Outcome, Phase, Problem, RejectAction,
 };
 
 use crate::support::{Session, agent, error_result, verifying};
@@ -134,10 +134,10 @@ fn a_verdict_is_asked_for_only_where_the_checks_found_nothing() {
     let mut session = Session::asked(verifying(&["small", "large"]));
     let wrong = vec![fact::problem("empty", "the answer is empty", None)];
     let events = session.tell(fact::checked(0, 1, fact::text(""), wrong));
-    assert!(!commands(&session.state, &events).contains(&Command::Verify));
+    assert!(!session.orders(&events).contains(&Command::Verify));
     let events = session.tell(fact::answered(1, 1, fact::text("yes")));
     assert_eq!(events, [event::unverified(1, 1, fact::text("yes"))]);
-    assert_eq!(commands(&session.state, &events), [Command::Verify]);
+    assert_eq!(session.orders(&events), [Command::Verify]);
 }
 
 #[test]

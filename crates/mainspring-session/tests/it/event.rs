@@ -1,14 +1,16 @@
 //! Events that the tests expect, with the parts that do not matter filled in.
 
 use mainspring_session::{
-    Answer, AnswerRejected, AnswerVerified, CallIndex, EffectId, Epoch, ErrorCode, Event, Failure,
-    InputReceived, ModelCallFailed, ModelCallFinished, ModelCallStarted, Part, Problem,
-    RejectAction, RouteDecided, SCHEMA_VERSION, SessionFinished, SessionStarted, ToolCallFailed,
-    ToolCallFinished, ToolCallLate, ToolCallStarted,
+    Answer, AnswerRejected, AnswerVerified, ApprovalDecided, ApprovalDecision, ApprovalId,
+    ApprovalRequested, CallIndex, EffectId, EffectOutcome, EffectResolved, EffectUnknown, Epoch,
+    EpochTaken, ErrorCode, Event, Failure, ForkEdit, InputReceived, ModelCallFailed,
+    ModelCallFinished, ModelCallStarted, Part, Problem, RejectAction, RouteDecided, SCHEMA_VERSION,
+    SessionFinished, SessionForked, SessionStarted, ToolCallFailed, ToolCallFinished, ToolCallLate,
+    ToolCallStarted,
 };
 
-use crate::fact::{TIMING, USAGE, finish_reason};
-use crate::support::{fingerprint, session_id};
+use crate::fact::{TIMING, USAGE, finish_reason, forked_id};
+use crate::support::{STORE, fingerprint, session_id};
 
 pub(crate) const FIRST: &str = "the first model of the route goes first";
 pub(crate) const ONLY: &str = "the only model";
@@ -20,6 +22,22 @@ pub(crate) fn session_started() -> Event {
         agent: "clerk".to_owned(),
         fingerprint: fingerprint(),
         origin: None,
+        store: STORE.to_owned(),
+        held: false,
+    })
+}
+
+/// The fork into `s-2` of a session whose owner had the epoch before this one.
+pub(crate) fn forked(epoch: u64, edit: Option<ForkEdit>) -> Event {
+    Event::SessionForked(SessionForked {
+        session: forked_id(),
+        parent: session_id(),
+        epoch: Epoch(epoch),
+        agent: "clerk".to_owned(),
+        fingerprint: fingerprint(),
+        origin: None,
+        store: STORE.to_owned(),
+        edit,
     })
 }
 
@@ -75,7 +93,13 @@ pub(crate) fn model_failed(
     error: Failure,
     retry_at_us: Option<i64>,
 ) -> Event {
-    Event::ModelCallFailed(ModelCallFailed { step, attempt, error, retry_at_us })
+    Event::ModelCallFailed(ModelCallFailed {
+        step,
+        attempt,
+        error,
+        retry_at_us,
+        retry_after_ms: None,
+    })
 }
 
 pub(crate) fn verified(step: u32) -> Event {
@@ -86,13 +110,46 @@ pub(crate) fn rejected(step: u32, problems: Vec<Problem>, action: RejectAction) 
     Event::AnswerRejected(AnswerRejected { step, problems, action })
 }
 
+/// The start of a call as the model asked for it: without arguments.
 pub(crate) fn tool_started(call: u64, attempt: u32, name: &str) -> Event {
+    tool_started_with(call, attempt, name, "{}")
+}
+
+pub(crate) fn tool_started_with(call: u64, attempt: u32, name: &str, arguments: &str) -> Event {
     Event::ToolCallStarted(ToolCallStarted {
         call: CallIndex(call),
         attempt,
         name: name.to_owned(),
-        effect_id: EffectId::derive(&session_id(), CallIndex(call)),
+        effect_id: EffectId::derive(&session_id(), CallIndex(call), name, arguments),
     })
+}
+
+/// The id of a request for an approval in the session `s-1`.
+pub(crate) fn approval(call: u64, epoch: u64, store: &str) -> ApprovalId {
+    ApprovalId::derive(&session_id(), Epoch(epoch), store, CallIndex(call))
+}
+
+pub(crate) fn approval_requested(call: u64, approval: &ApprovalId) -> Event {
+    let approval = approval.clone();
+    Event::ApprovalRequested(ApprovalRequested { call: CallIndex(call), approval })
+}
+
+pub(crate) fn approval_decided(
+    call: u64,
+    approval: &ApprovalId,
+    decision: ApprovalDecision,
+) -> Event {
+    let (approval, by) = (approval.clone(), Some("ann".to_owned()));
+    Event::ApprovalDecided(ApprovalDecided { call: CallIndex(call), approval, decision, by })
+}
+
+pub(crate) fn effect_unknown(call: u64, attempt: u32) -> Event {
+    Event::EffectUnknown(EffectUnknown { call: CallIndex(call), attempt })
+}
+
+pub(crate) fn effect_resolved(call: u64, outcome: EffectOutcome) -> Event {
+    let by = Some("ann".to_owned());
+    Event::EffectResolved(EffectResolved { call: CallIndex(call), outcome, by })
 }
 
 pub(crate) fn tool_finished(call: u64, text: &str) -> Event {
@@ -118,11 +175,7 @@ pub(crate) fn tool_stopped(call: u64, attempt: u32, name: &str, why: &str) -> Ev
     tool_failed(call, attempt, Failure::new(ErrorCode::CANCELLED, message), None)
 }
 
-/// A call that was lost with its process and may not be repeated.
-pub(crate) fn tool_outcome_unknown(call: u64, name: &str) -> Event {
-    tool_failed(call, 1, outcome_unknown(name), None)
-}
-
+/// What the model reads of a call whose turn ended before anybody found out.
 pub(crate) fn outcome_unknown(name: &str) -> Failure {
     let message = format!(
         "tool {name:?} was running when the process ended; whether it took effect is not known, \
@@ -169,7 +222,25 @@ pub(crate) fn out_of_time() -> Event {
 }
 
 pub(crate) fn epoch_taken() -> Event {
-    Event::EpochTaken { epoch: Epoch(2), fingerprint: fingerprint() }
+    taken(2, STORE)
+}
+
+pub(crate) fn taken(epoch: u64, store: &str) -> Event {
+    Event::EpochTaken(EpochTaken {
+        epoch: Epoch(epoch),
+        fingerprint: fingerprint(),
+        store: store.to_owned(),
+        held: false,
+    })
+}
+
+pub(crate) fn held(epoch: u64, store: &str) -> Event {
+    Event::EpochTaken(EpochTaken {
+        epoch: Epoch(epoch),
+        fingerprint: fingerprint(),
+        store: store.to_owned(),
+        held: true,
+    })
 }
 
 pub(crate) fn finished(step: u32) -> Event {

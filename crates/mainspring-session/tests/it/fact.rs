@@ -1,11 +1,11 @@
 //! Facts for the tests to tell, with the parts that do not matter filled in.
 
 use mainspring_session::{
-    Answer, CallIndex, Epoch, ErrorCode, Fact, Failure, FinishReason, Part, Problem, Timing,
-    ToolCall, Usage,
+    Answer, ApprovalDecision, ApprovalId, CallIndex, EffectOutcome, Epoch, ErrorCode, Fact,
+    Failure, FinishReason, ForkEdit, Part, Problem, SessionId, Timing, ToolCall, Usage,
 };
 
-use crate::support::{fingerprint, session_id};
+use crate::support::{STORE, fingerprint, session_id};
 
 pub(crate) const USAGE: Usage =
     Usage { input_tokens: 10, output_tokens: 5, cached_tokens: 0, reasoning_tokens: 0 };
@@ -13,7 +13,13 @@ pub(crate) const USAGE: Usage =
 pub(crate) const TIMING: Timing = Timing { first_token_us: None, total_us: 700 };
 
 pub(crate) fn started() -> Fact {
-    Fact::Started { session: session_id(), origin: None, fingerprint: fingerprint() }
+    Fact::Started {
+        session: session_id(),
+        origin: None,
+        fingerprint: fingerprint(),
+        store: STORE.to_owned(),
+        held: false,
+    }
 }
 
 pub(crate) fn input(text: &str) -> Fact {
@@ -103,5 +109,74 @@ pub(crate) fn cancel() -> Fact {
 }
 
 pub(crate) fn reopened() -> Fact {
-    Fact::Reopened { epoch: Epoch(2), fingerprint: fingerprint() }
+    taken(2, STORE)
+}
+
+/// A takeover by a new owner, in this store.
+pub(crate) fn taken(epoch: u64, store: &str) -> Fact {
+    Fact::Reopened {
+        epoch: Epoch(epoch),
+        fingerprint: fingerprint(),
+        store: store.to_owned(),
+        held: false,
+    }
+}
+
+/// A takeover by an owner that does not run the session.
+pub(crate) fn held(epoch: u64, store: &str) -> Fact {
+    Fact::Reopened {
+        epoch: Epoch(epoch),
+        fingerprint: fingerprint(),
+        store: store.to_owned(),
+        held: true,
+    }
+}
+
+pub(crate) fn forked_id() -> SessionId {
+    SessionId::new("s-2").unwrap()
+}
+
+/// A fork into the session `s-2` of the same store.
+pub(crate) fn forked(edit: Option<ForkEdit>) -> Fact {
+    Fact::Forked {
+        session: forked_id(),
+        origin: None,
+        fingerprint: fingerprint(),
+        store: STORE.to_owned(),
+        edit,
+    }
+}
+
+pub(crate) fn policy(call: u64, needed: bool) -> Fact {
+    Fact::PolicyAnswered { call: CallIndex(call), needed }
+}
+
+/// What a person says of the request of this id.
+pub(crate) fn decided(call: u64, approval: &ApprovalId, decision: ApprovalDecision) -> Fact {
+    let (approval, by) = (approval.clone(), Some("ann".to_owned()));
+    Fact::ApprovalDecided { call: CallIndex(call), approval, decision, by }
+}
+
+pub(crate) fn granted() -> ApprovalDecision {
+    ApprovalDecision::Granted { arguments: None }
+}
+
+pub(crate) fn edited(arguments: &str) -> ApprovalDecision {
+    ApprovalDecision::Granted { arguments: Some(arguments.to_owned()) }
+}
+
+pub(crate) fn denied(message: &str) -> ApprovalDecision {
+    ApprovalDecision::Denied { message: message.to_owned() }
+}
+
+pub(crate) fn resolved(call: u64, outcome: EffectOutcome) -> Fact {
+    Fact::EffectResolved { call: CallIndex(call), outcome, by: Some("ann".to_owned()) }
+}
+
+pub(crate) fn done(text: &str) -> EffectOutcome {
+    EffectOutcome::Done { text: text.to_owned() }
+}
+
+pub(crate) fn given_up(message: &str) -> EffectOutcome {
+    EffectOutcome::Failed { message: message.to_owned() }
 }

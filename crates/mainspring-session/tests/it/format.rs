@@ -1,11 +1,12 @@
 //! The stored form of events. `golden_log.jsonl` is a log of format version 1 with every kind of
-//! event, one kind and one field of a newer version; it is never rewritten.
+//! event of that version, one kind and one field of a newer version; `golden_log_v2.jsonl` is one
+//! of version 2 with every kind. Neither is ever rewritten.
 
 use std::collections::BTreeSet;
 
 use mainspring_session::{
     BlobHash, Epoch, ErrorCode, Event, Failure, Message, Outcome, Part, Phase, Record,
-    SCHEMA_VERSION, Seq, State, ToolCall, Usage,
+    SCHEMA_VERSION, Seq, SessionId, State, ToolCall, Usage,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -14,6 +15,7 @@ use crate::support::{error_result, result, session_id};
 use crate::{event, fact};
 
 const GOLDEN: &str = include_str!("golden_log.jsonl");
+const GOLDEN_2: &str = include_str!("golden_log_v2.jsonl");
 
 fn parse(line: &str) -> Event {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
@@ -29,8 +31,17 @@ fn golden() -> Vec<Event> {
     GOLDEN.lines().map(parse).collect()
 }
 
-/// One event of every kind; a new kind does not compile until it is listed.
-fn kind_count(event: &Event) -> usize {
+fn golden_2() -> Vec<Event> {
+    GOLDEN_2.lines().map(parse).collect()
+}
+
+/// The lines of both logs.
+fn lines() -> impl Iterator<Item = &'static str> {
+    GOLDEN.lines().chain(GOLDEN_2.lines())
+}
+
+/// How many kinds there are since this version; a new kind does not compile until it is listed.
+fn kind_counts(event: &Event) -> [usize; 2] {
     match event {
         Event::SessionStarted(_)
         | Event::InputReceived(_)
@@ -46,11 +57,16 @@ fn kind_count(event: &Event) -> usize {
         | Event::ToolCallLate(_)
         | Event::CancelRequested { .. }
         | Event::LimitReached { .. }
-        | Event::EpochTaken { .. }
+        | Event::EpochTaken(_)
         | Event::SessionFinished(_)
         | Event::SessionFailed { .. }
         | Event::SessionCancelled { .. }
-        | Event::Unknown => 19,
+        | Event::SessionForked(_)
+        | Event::ApprovalRequested(_)
+        | Event::ApprovalDecided(_)
+        | Event::EffectUnknown(_)
+        | Event::EffectResolved(_)
+        | Event::Unknown => [19, 24],
     }
 }
 
@@ -101,6 +117,8 @@ fn the_golden_log_folds_to_its_state() {
         session: Some(session_id()),
         fingerprint: Some(BlobHash::of(b"the agent, changed")),
         epoch: Epoch(2),
+        store: String::new(),
+        held: false,
         next_seq: Seq(42),
         phase: Phase::Ready,
         outcome: Some(Outcome::Cancelled("enough".to_owned())),
@@ -120,18 +138,130 @@ fn the_golden_log_folds_to_its_state() {
     assert_eq!(State::of(&golden()), expected);
 }
 
+fn golden_2_messages() -> Vec<Message> {
+    let picture = vec![
+        Part::Text { text: "Pay the bill.".to_owned() },
+        Part::Image { url: "https://example.org/a.png".to_owned() },
+    ];
+    let calls = vec![
+        call("c0", "pay", r#"{"amount":90}"#),
+        call("c1", "order", "{}"),
+        call("c2", "wire", "{}"),
+        call("c3", "send", "{}"),
+        call("c4", "look", "{}"),
+    ];
+    let refused = "tool \"wire\" was not run, a person refused it: not by wire";
+    vec![
+        Message::User { content: picture },
+        assistant("", calls),
+        result("c0", "pay", "paid"),
+        result("c1", "order", "ordered"),
+        error_result("c2", "wire", refused),
+        result("c3", "send", "sent"),
+        result("c4", "look", "a bill"),
+        assistant("Paid, all of it.", vec![]),
+        Message::user("Send it again."),
+        assistant("", vec![call("c5", "send", "{}")]),
+        error_result("c5", "send", "nobody knows"),
+        Message::user("Never mind."),
+    ]
+}
+
 #[test]
-fn the_golden_log_has_every_kind_of_event() {
-    let events = golden();
-    let kinds: BTreeSet<_> = events.iter().map(Event::kind).collect();
-    assert_eq!(kinds.len(), kind_count(&events[0]), "{kinds:?}");
-    assert!(matches!(&events[0], Event::SessionStarted(started)
-        if started.schema == SCHEMA_VERSION));
+fn the_golden_log_of_version_2_folds_to_its_state() {
+    let expected = State {
+        session: Some(SessionId::new("s-5").unwrap()),
+        fingerprint: Some(BlobHash::of(b"the agent")),
+        epoch: Epoch(10),
+        store: String::new(),
+        held: false,
+        next_seq: Seq(64),
+        phase: Phase::Ready,
+        outcome: Some(Outcome::Cancelled("enough".to_owned())),
+        messages: golden_2_messages(),
+        tier: 0,
+        routed: false,
+        escalate: None,
+        lost_attempts: 0,
+        steps: 5,
+        first_step: 4,
+        repairs: 0,
+        turn_usage: Usage::default(),
+        usage: Usage { input_tokens: 62, output_tokens: 23, ..Usage::default() },
+        cost_usd: 0.75,
+        tool_call_count: 6,
+    };
+    assert_eq!(State::of(&golden_2()), expected);
+}
+
+/// The names of the variants that version 2 has inside its events, as the golden log has them.
+#[test]
+fn the_golden_log_of_version_2_has_every_new_variant_and_field() {
+    let mut seen = BTreeSet::new();
+    for line in GOLDEN_2.lines() {
+        let value: Value = serde_json::from_str(line).unwrap();
+        let fields = value.as_object().unwrap();
+        let kind = value["kind"].as_str().unwrap();
+        seen.extend(fields.keys().map(|name| format!("{kind}.{name}")));
+        for tag in ["decision", "outcome"] {
+            seen.extend(value[tag].as_str().map(|name| format!("{tag} {name}")));
+        }
+        seen.extend(value["edit"]["target"].as_str().map(|name| format!("target {name}")));
+    }
+    for expected in [
+        "session_started.store",
+        "session_started.held",
+        "epoch_taken.store",
+        "epoch_taken.held",
+        "model_call_failed.retry_after_ms",
+        "session_forked.origin",
+        "session_forked.store",
+        "approval_decided.arguments",
+        "approval_decided.by",
+        "effect_resolved.by",
+        "decision granted",
+        "decision denied",
+        "outcome done",
+        "outcome not_done",
+        "outcome undecided",
+        "outcome failed",
+        "target message",
+        "target call",
+        "target answer",
+    ] {
+        assert!(seen.contains(expected), "{expected} is not in the log");
+    }
+}
+
+#[test]
+fn the_golden_logs_have_every_kind_of_event_of_their_version() {
+    for (log, version) in [(golden(), 1), (golden_2(), 2)] {
+        let kinds: BTreeSet<_> = log.iter().map(Event::kind).collect();
+        assert_eq!(kinds.len(), kind_counts(&log[0])[version - 1], "{kinds:?}");
+        assert!(matches!(&log[0], Event::SessionStarted(started)
+            if started.schema as usize == version));
+    }
+    assert_eq!(SCHEMA_VERSION, 2, "a new version has a golden log of its own");
+}
+
+#[test]
+fn a_log_reads_the_same_through_records_of_its_version() {
+    for (text, schema) in [(GOLDEN, 1), (GOLDEN_2, 2)] {
+        let records = text.lines().zip(0..).map(|(line, seq)| Record {
+            seq: Seq(seq),
+            at_us: 1,
+            epoch: Epoch(1),
+            schema,
+            json: RawValue::from_string(line.to_owned()).unwrap(),
+        });
+        let read: Vec<_> = records.map(|record| record.event().unwrap()).collect();
+        assert_eq!(read, text.lines().map(parse).collect::<Vec<_>>());
+    }
 }
 
 #[test]
 fn every_event_is_written_as_it_was_read_to_the_byte() {
-    for line in GOLDEN.lines() {
+    for line in lines() {
         let value: Value = serde_json::from_str(line).unwrap();
         if value["kind"] == "plan_revised" || value.get("propensity").is_some() {
             continue;
@@ -161,7 +291,7 @@ fn a_kind_of_a_newer_version_reads_as_unknown_and_changes_only_the_position() {
 
 #[test]
 fn a_field_of_a_newer_version_is_ignored_in_every_kind() {
-    for line in GOLDEN.lines() {
+    for line in lines() {
         let newer = line.replacen('{', r#"{"added":{"deep":[1,"two"]},"#, 1);
         assert_eq!(parse(&newer), parse(line));
     }
@@ -188,6 +318,7 @@ fn a_record_keeps_the_stored_text_and_reads_it() {
         seq: Seq(7),
         at_us: 1,
         epoch: Epoch(1),
+        schema: 1,
         json: RawValue::from_string(stored.to_owned()).unwrap(),
     };
     assert_eq!(record.event().unwrap(), event::verified(3));

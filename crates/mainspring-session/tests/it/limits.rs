@@ -1,8 +1,6 @@
 //! What a turn may use: steps, tokens, time.
 
-use mainspring_session::{
-    Command, ErrorCode, Fact, Failure, FinishReason, Limits, Outcome, Usage, commands,
-};
+use mainspring_session::{Command, ErrorCode, Fact, Failure, FinishReason, Limits, Outcome, Usage};
 
 use crate::support::{Session, agent, limited};
 use crate::{event, fact};
@@ -23,7 +21,7 @@ fn a_turn_ends_at_its_last_step() {
     ];
     assert_eq!(events, expected);
     let expected = [Command::CancelOutstanding, Command::Finish];
-    assert_eq!(commands(&session.state, &events), expected);
+    assert_eq!(session.orders(&events), expected);
     assert_eq!(session.state.outcome, Some(Outcome::Failed(error)));
 }
 

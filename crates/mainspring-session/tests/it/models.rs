@@ -1,7 +1,7 @@
 //! Model failures: waiting, giving up, going to the next model.
 
 use mainspring_session::{
-    AgentSpec, Command, Event, Fact, Failure, Limits, Moment, Outcome, Phase, commands,
+    AgentSpec, Command, Event, Fact, Failure, Limits, Moment, Outcome, Phase,
 };
 
 use crate::support::{NOW, Session, agent, kinds, limited};
@@ -90,7 +90,7 @@ fn the_attempts_at_a_call_are_limited() {
         event::failed(fact::server_error()),
     ];
     assert_eq!(events, expected);
-    assert_eq!(commands(&session.state, &events), [Command::Finish]);
+    assert_eq!(session.orders(&events), [Command::Finish]);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_failure_asks_for_a_timer() {
     let mut session = Session::asked(agent(&["small"]));
     let events = session.tell(fact::model_failed(0, 1, fact::server_error()));
     let wait = Command::Wait { until_us: 1_250_000 };
-    assert_eq!(commands(&session.state, &events), [wait]);
+    assert_eq!(session.orders(&events), [wait]);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! A new owner folds the log and goes on: nothing recorded is done again, nothing unsafe twice.
 
 use mainspring_session::{
-    ActiveModelCall, CallIndex, Command, Epoch, Event, Fact, FactKind, Moment, Phase, PhaseKind,
-    commands,
+    ActiveModelCall, CallIndex, CallStatus, Command, Epoch, Event, Fact, FactKind, Moment, Phase,
+    PhaseKind,
 };
 
-use crate::support::{NOW, Session, agent, error_result, kinds, verifying};
+use crate::support::{NOW, Session, agent, kinds, verifying};
 use crate::{event, fact};
 
 fn tool(call: u64, attempt: u32) -> Command {
@@ -19,14 +19,12 @@ fn what_becomes_of_a_running_tool_depends_on_its_effect() {
         let (session, events) = session.reopened();
         let expected = [event::epoch_taken(), event::tool_started(0, 2, name)];
         assert_eq!(events, expected);
-        assert_eq!(commands(&session.state, &events), [tool(0, 2)]);
+        assert_eq!(session.orders(&events), [tool(0, 2)]);
     }
     let (session, events) = Session::acting(agent(&["small"]), &["send"]).reopened();
-    let expected =
-        [event::epoch_taken(), event::tool_outcome_unknown(0, "send"), event::calling(1, 1, 0, 3)];
-    assert_eq!(events, expected);
-    let text = event::outcome_unknown("send").to_text();
-    assert_eq!(session.last_messages(1), [error_result("c0", "send", &text)]);
+    assert_eq!(events, [event::epoch_taken(), event::effect_unknown(0, 1)]);
+    assert_eq!(session.orders(&events), []);
+    assert_eq!(session.statuses(), [CallStatus::Unknown]);
 }
 
 #[test]
@@ -34,7 +32,17 @@ fn a_tool_that_the_agent_no_longer_has_counts_as_unsafe() {
     let mut session = Session::acting(agent(&["small"]), &["look"]);
     session.spec.tools.clear();
     let (_, events) = session.reopened();
-    assert_eq!(events[1], event::tool_outcome_unknown(0, "look"));
+    assert_eq!(events[1], event::effect_unknown(0, 1));
+}
+
+#[test]
+fn an_answer_that_waited_for_a_function_the_agent_no_longer_has_is_accepted() {
+    let session = Session::asked(verifying(&["small"]));
+    let mut session = session.after(fact::answered(0, 1, fact::text("yes")));
+    session.spec.verify = false;
+    let (session, events) = session.reopened();
+    assert_eq!(events, [event::epoch_taken(), event::verified(0), event::finished(0)]);
+    assert_eq!(session.orders(&events), [Command::Finish]);
 }
 
 #[test]
@@ -44,7 +52,7 @@ fn recorded_results_are_not_asked_for_again() {
     let (session, events) = session.reopened();
     let expected = [event::epoch_taken(), event::tool_started(1, 2, "fetch")];
     assert_eq!(events, expected);
-    assert_eq!(commands(&session.state, &events), [tool(1, 2)]);
+    assert_eq!(session.orders(&events), [tool(1, 2)]);
 }
 
 #[test]
@@ -65,7 +73,7 @@ fn a_lost_model_call_is_repeated_even_past_its_attempts() {
         let (next, events) = session.reopened();
         session = next;
         assert_eq!(events[2], event::calling(0, attempt + 1, 0, 1));
-        let orders = commands(&session.state, &events);
+        let orders = session.orders(&events);
         assert!(matches!(orders[..], [Command::Wait { .. }, Command::CallModel(call)]
             if call.attempt == attempt + 1));
     }
@@ -90,7 +98,7 @@ fn of_two_attempts_told_together_only_the_last_is_ordered() {
     let mut session = Session::started(agent(&["small"]));
     let mut events = session.tell(fact::input("hi"));
     events.extend(session.tell(fact::reopened()));
-    let orders = commands(&session.state, &events);
+    let orders = session.orders(&events);
     let call = ActiveModelCall { step: 0, attempt: 2, tier: 0 };
     assert_eq!(orders, [Command::Wait { until_us: NOW.at_us }, Command::CallModel(call)]);
 }
@@ -120,7 +128,7 @@ fn waits_and_verdicts_are_taken_up_again() {
     ];
     for (session, expected) in cases {
         let (session, events) = session.reopened();
-        assert_eq!(commands(&session.state, &events), expected);
+        assert_eq!(session.orders(&events), expected);
     }
 }
 
@@ -135,13 +143,19 @@ fn a_wait_that_passed_while_nobody_was_there_ends_at_once() {
 }
 
 #[test]
-fn a_new_owner_takes_epoch_and_fingerprint() {
+fn a_new_owner_takes_epoch_fingerprint_and_store() {
     let mut session = Session::started(agent(&["small"]));
     assert_eq!(session.state.epoch, Epoch(1));
     let other = mainspring_session::BlobHash::of(b"another agent");
-    session.tell(Fact::Reopened { epoch: Epoch(5), fingerprint: other.clone() });
+    session.tell(Fact::Reopened {
+        epoch: Epoch(5),
+        fingerprint: other.clone(),
+        store: "store-2".to_owned(),
+        held: false,
+    });
     assert_eq!(session.state.epoch, Epoch(5));
     assert_eq!(session.state.fingerprint, Some(other));
+    assert_eq!(session.state.store, "store-2");
 }
 
 #[test]
@@ -185,8 +199,8 @@ fn a_log_cut_anywhere_goes_on() {
                 | Phase::Acting(_)
         );
         assert!(waits, "cut to {length}: {:?}", cut.state.phase);
-        if cut.state.is_open() {
-            let orders = commands(&cut.state, &events);
+        if cut.state.is_open() && !cut.state.waits_for_people() {
+            let orders = cut.orders(&events);
             assert!(!orders.is_empty(), "cut to {length}: nothing is ordered");
         }
     }

@@ -1,8 +1,8 @@
 //! A session under test: an agent, the state, and the log that led to it.
 
 use mainspring_session::{
-    AgentSpec, BlobHash, Effect, Event, Fact, Limits, Message, ModelSpec, Moment, OutputMode,
-    SessionId, State, ToolMode, ToolSpec, decide,
+    AgentSpec, Approve, BlobHash, CallStatus, Command, Effect, Event, Fact, Limits, Message,
+    ModelSpec, Moment, OutputMode, SessionId, State, ToolMode, ToolSpec, commands, decide,
 };
 use serde_json::value::RawValue;
 
@@ -10,6 +10,9 @@ use crate::fact;
 
 /// The moment of every fact that does not say otherwise. Seed 0 gives the shortest backoff.
 pub(crate) const NOW: Moment = Moment { at_us: 1_000_000, seed: 0 };
+
+/// The store that sessions are in which do not say otherwise.
+pub(crate) const STORE: &str = "store-1";
 
 pub(crate) fn session_id() -> SessionId {
     SessionId::new("s-1").unwrap()
@@ -27,6 +30,8 @@ fn tool(name: &str, effect: Effect, attempts_max: u32) -> ToolSpec {
         effect,
         timeout_ms: 30_000,
         attempts_max,
+        approve: Approve::Never,
+        reconcile: false,
     }
 }
 
@@ -62,6 +67,22 @@ pub(crate) fn agent(models: &[&str]) -> AgentSpec {
         output_schema: None,
         limits: Limits::default(),
     }
+}
+
+/// The same agent with tools that people have a say in: `pay` (unsafe, a person is asked, and a
+/// function can find out), `order` (keyed, a person is asked), `move` (idempotent, a function says
+/// whether a person is asked) and `wire` (unsafe, the same).
+pub(crate) fn asking(models: &[&str]) -> AgentSpec {
+    let asks = |name, effect, approve| ToolSpec { approve, ..tool(name, effect, 3) };
+    let mut spec = agent(models);
+    let pay = asks("pay", Effect::Unsafe, Approve::Always);
+    spec.tools.extend([
+        ToolSpec { reconcile: true, ..pay },
+        asks("order", Effect::Keyed, Approve::Always),
+        asks("move", Effect::Idempotent, Approve::Policy),
+        asks("wire", Effect::Unsafe, Approve::Policy),
+    ]);
+    spec
 }
 
 /// An agent whose answers are checked by a function of the user.
@@ -118,6 +139,16 @@ impl Session {
         self.log.extend(events.iter().cloned());
         assert_eq!(State::of(&self.log), self.state, "the log folds to the state");
         events
+    }
+
+    /// What the engine must do about these events, the last of the log.
+    pub(crate) fn orders(&self, events: &[Event]) -> Vec<Command> {
+        commands(&self.state, &self.spec, events)
+    }
+
+    /// Where the calls of the step stand, in their order.
+    pub(crate) fn statuses(&self) -> Vec<CallStatus> {
+        self.state.calls().iter().map(|call| call.status.clone()).collect()
     }
 
     /// The session as its log was just after the last event of this kind.

@@ -2,7 +2,7 @@
 
 use mainspring_session::{
     CallStatus, Command, ErrorCode, Failure, Limits, Message, Moment, Outcome, Phase, RejectAction,
-    ToolCall, commands,
+    ToolCall,
 };
 
 use crate::support::{NOW, Session, agent, error_result, kinds, limited, result};
@@ -162,7 +162,7 @@ fn a_repeatable_tool_is_tried_again_until_its_attempts_are_used_up() {
             let failed = event::tool_failed(0, attempt, fact::boom(), Some(due_us));
             assert_eq!(events, [failed]);
             let wait = [Command::Wait { until_us: due_us }];
-            assert_eq!(commands(&session.state, &events), wait);
+            assert_eq!(session.orders(&events), wait);
             let due = Moment { at_us: due_us, seed: 0 };
             let events = session.tell_at(mainspring_session::Fact::TimerFired, due);
             assert_eq!(events, [event::tool_started(0, attempt + 1, name)]);
@@ -258,10 +258,10 @@ fn a_started_call_is_ordered_once() {
     let mut session = Session::asked(agent(&["small"]));
     let events = session.tell(fact::answered(0, 1, fact::calls(0, &["look", "send"])));
     let call = |index| Command::CallTool { call: mainspring_session::CallIndex(index), attempt: 1 };
-    assert_eq!(commands(&session.state, &events), [call(0), call(1)]);
+    assert_eq!(session.orders(&events), [call(0), call(1)]);
     let later = session.tell(fact::returned(0, 1, "a"));
-    assert_eq!(commands(&session.state, &later), []);
+    assert_eq!(session.orders(&later), []);
     // Told together, the call that has already ended is not ordered.
     let both: Vec<_> = events.into_iter().chain(later).collect();
-    assert_eq!(commands(&session.state, &both), [call(1)]);
+    assert_eq!(session.orders(&both), [call(1)]);
 }

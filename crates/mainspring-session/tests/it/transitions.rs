@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use mainspring_session::{
-    ActiveModelCall, AgentSpec, Event, Fact, FactKind, Moment, PendingAnswer, Phase, PhaseKind,
-    Refused, RejectAction, TRANSITIONS, decide,
+    ActiveModelCall, AgentSpec, EffectOutcome, Event, Fact, FactKind, Moment, PendingAnswer, Phase,
+    PhaseKind, Refused, RejectAction, TRANSITIONS, decide,
 };
 
-use crate::support::{NOW, Session, agent, verifying};
+use crate::support::{NOW, STORE, Session, agent, asking, verifying};
 use crate::{event, fact};
 
 /// A fact that meets a session, and all that must come of it.
@@ -493,10 +493,95 @@ fn acting_ending_rows() -> Vec<Row> {
             vec![
                 event::epoch_taken(),
                 event::tool_started(0, 2, "look"),
-                event::tool_outcome_unknown(1, "send"),
+                event::effect_unknown(1, 1),
             ],
             &retaken,
         ),
+    ]
+}
+
+/// What people and the user's functions say while tool calls are under way.
+fn people_rows() -> Vec<Row> {
+    let waiting = Session::acting(asking(&["small"]), &["pay", "wire"]);
+    let here = event::approval(0, 1, STORE);
+    let paying = waiting.clone().after(fact::decided(0, &here, fact::granted()));
+    let wiring = waiting.clone().after(fact::policy(1, false));
+    let wire_asked = waiting.clone().after(fact::policy(1, true));
+    let refused = waiting.clone().after(fact::decided(0, &here, fact::denied("no")));
+    let lost = Session::acting(one(), &["send"]).reopened().0;
+    let again = lost.clone().after(fact::resolved(0, EffectOutcome::NotDone));
+    let resolved = |outcome: EffectOutcome| {
+        let events = vec![event::effect_resolved(0, outcome.clone()), event::calling(1, 1, 0, 3)];
+        row("found out", lost.clone(), fact::resolved(0, outcome), events, calling(1, 1, 0))
+    };
+    let granted = event::approval_decided(0, &here, fact::granted());
+    let denied = event::approval_decided(0, &here, fact::denied("no"));
+    let not_done = event::effect_resolved(0, EffectOutcome::NotDone);
+    vec![
+        row(
+            "a policy that asks nobody starts the call",
+            waiting.clone(),
+            fact::policy(1, false),
+            vec![event::tool_started(1, 1, "wire")],
+            &wiring,
+        ),
+        row(
+            "a policy that asks a person makes a request",
+            waiting.clone(),
+            fact::policy(1, true),
+            vec![event::approval_requested(1, &event::approval(1, 1, STORE))],
+            &wire_asked,
+        ),
+        row(
+            "a call that a person grants starts",
+            waiting.clone(),
+            fact::decided(0, &here, fact::granted()),
+            vec![granted, event::tool_started(0, 1, "pay")],
+            &paying,
+        ),
+        row(
+            "a call that a person refuses does not start",
+            waiting.clone(),
+            fact::decided(0, &here, fact::denied("no")),
+            vec![denied],
+            &refused,
+        ),
+        row(
+            "what was not done is begun again",
+            lost.clone(),
+            fact::resolved(0, EffectOutcome::NotDone),
+            vec![not_done, event::tool_started(0, 2, "send")],
+            &again,
+        ),
+        resolved(fact::done("sent")),
+        resolved(fact::given_up("nobody knows")),
+    ]
+}
+
+/// A fork in every phase of a session that has begun.
+fn fork_rows() -> Vec<Row> {
+    let fork = |name, given: Session, next: Vec<Event>, phase: Phase| {
+        let mut events = vec![event::forked(2, None)];
+        events.extend(next);
+        row(name, given, fact::forked(None), events, phase)
+    };
+    let asked_anew =
+        |step| vec![event::route(step, 0, "small", event::ONLY), event::calling(step, 1, 0, 1)];
+    let judged = judging();
+    let waiting = judged.state.phase.clone();
+    let running = Session::acting(one(), &["look", "send"]);
+    let mut retaken = running.clone();
+    retaken.tell(fact::reopened());
+    let repeated = vec![event::tool_started(0, 2, "look"), event::effect_unknown(1, 1)];
+    vec![
+        fork("a fork between turns", Session::started(one()), Vec::new(), Phase::Ready),
+        fork("a fork before a step", stepping(), asked_anew(0), calling(0, 1, 0)),
+        fork("a fork in a model call", Session::asked(one()), asked_anew(0), calling(0, 1, 0)),
+        fork("a fork between attempts", backing_off(), asked_anew(0), calling(0, 1, 0)),
+        fork("a fork that waits for a verdict", judged, Vec::new(), waiting),
+        fork("a fork with tools under way", running, repeated, retaken.state.phase),
+        fork("a fork before the end", concluding(), vec![event::finished(0)], Phase::Ready),
+        fork("a fork after a failure", failing(), asked_anew(1), calling(1, 1, 0)),
     ]
 }
 
@@ -510,6 +595,8 @@ fn all_rows() -> Vec<Row> {
         acting_rows(),
         tool_retry_rows(),
         acting_ending_rows(),
+        people_rows(),
+        fork_rows(),
     ];
     tables.into_iter().flatten().collect()
 }
@@ -553,10 +640,14 @@ fn facts() -> Vec<Fact> {
         fact::accepted(),
         fact::returned(0, 1, "a"),
         fact::raised(0, 1),
+        fact::policy(0, true),
+        fact::decided(0, &event::approval(0, 1, STORE), fact::granted()),
+        fact::resolved(0, EffectOutcome::NotDone),
         Fact::TimerFired,
         fact::cancel(),
         Fact::TurnTimedOut,
         fact::reopened(),
+        fact::forked(None),
     ];
     let listed = |kind| match kind {
         FactKind::Started
@@ -566,10 +657,14 @@ fn facts() -> Vec<Fact> {
         | FactKind::Verified
         | FactKind::ToolReturned
         | FactKind::ToolFailed
+        | FactKind::PolicyAnswered
+        | FactKind::ApprovalDecided
+        | FactKind::EffectResolved
         | FactKind::TimerFired
         | FactKind::CancelRequested
         | FactKind::TurnTimedOut
-        | FactKind::Reopened => 11,
+        | FactKind::Reopened
+        | FactKind::Forked => 15,
     };
     let kinds: BTreeSet<_> = facts.iter().map(Fact::kind).collect();
     assert_eq!(kinds.len(), listed(FactKind::Started));
@@ -605,7 +700,7 @@ fn every_other_pair_is_refused_and_changes_nothing() {
             refused_count += 1;
         }
     }
-    assert_eq!(refused_count, 9 * 11 - TRANSITIONS.len());
+    assert_eq!(refused_count, 9 * 15 - TRANSITIONS.len());
 }
 
 #[test]

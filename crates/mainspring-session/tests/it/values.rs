@@ -1,7 +1,8 @@
 //! Small values: ids, hashes, prices, specs, failures.
 
 use mainspring_session::{
-    AgentSpec, BlobHash, CallIndex, EffectId, ErrorCode, Failure, Limits, Price, SessionId, Usage,
+    AgentSpec, ApprovalId, BlobHash, CallIndex, EffectId, Epoch, ErrorCode, Failure, Limits,
+    Moment, Price, Seq, SessionId, Usage,
 };
 
 use crate::support::{agent, model};
@@ -39,13 +40,57 @@ fn a_session_id_is_checked_when_read() {
 
 #[test]
 fn an_effect_id_never_changes() {
-    // SHA-256 of "mainspring.effect.v1", 0, the session, 0 and the position as eight bytes, most
-    // significant first; computed with Python's hashlib. A tool's other side keeps
-    // these ids, so they hold for all versions.
-    let id = |session, call| EffectId::derive(&SessionId::new(session).unwrap(), CallIndex(call));
-    assert_eq!(id("s-1", 0).as_str(), "bb4fda5b2e866a03c82921ef9039dbbf");
-    assert_eq!(id("s-1", 258).as_str(), "2cdb3afc7daa068264318566791b5354");
-    assert_ne!(id("s-1", 1), id("s-11", 1));
+    // SHA-256 of "mainspring.effect.v2" and of session, position (eight bytes, most significant
+    // first), tool and arguments, each after its length in eight bytes; computed with Python's
+    // hashlib. A tool's other side keeps these ids, so they hold for all versions.
+    let id = |session, call, tool, arguments| {
+        let session = SessionId::new(session).unwrap();
+        EffectId::derive(&session, CallIndex(call), tool, arguments)
+    };
+    assert_eq!(id("s-1", 0, "pay", "{}").as_str(), "e39d77fa3ffc57b0de55203b9bb32325");
+    let of_money = r#"{"amount":90}"#;
+    assert_eq!(id("s-1", 258, "pay", of_money).as_str(), "4fcf0b830f3b7074bf7d16cd173b4700");
+    let one = id("s-1", 1, "pay", "{}");
+    for other in [
+        id("s-11", 1, "pay", "{}"),
+        id("s-1", 2, "pay", "{}"),
+        id("s-1", 1, "pa", "y{}"),
+        id("s-1", 1, "pay", "{ }"),
+    ] {
+        assert_ne!(one, other);
+    }
+}
+
+#[test]
+fn an_approval_id_names_one_request() {
+    // Computed as an effect id is, of session, epoch, store and position.
+    let id = |session, epoch, store, call| {
+        let session = SessionId::new(session).unwrap();
+        ApprovalId::derive(&session, Epoch(epoch), store, CallIndex(call))
+    };
+    let one = id("s-1", 1, "store-1", 0);
+    assert_eq!(one.as_str(), "b06a4e8870463738726228eab4eae441");
+    assert_eq!(one, ApprovalId::named(one.as_str()));
+    for other in [
+        id("s-2", 1, "store-1", 0),
+        id("s-1", 2, "store-1", 0),
+        id("s-1", 1, "store-2", 0),
+        id("s-1", 1, "store-1", 1),
+    ] {
+        assert_ne!(one, other);
+    }
+}
+
+#[test]
+fn a_seed_is_the_same_for_ever_and_spread_over_positions() {
+    // FNV-1a and the first half of MurmurHash3's finaliser, computed with Python. A replay derives
+    // the seeds of old logs again.
+    let session = SessionId::new("s-1").unwrap();
+    let seed = |at| Moment::seed_of(&session, Seq(at));
+    assert_eq!(seed(0), 1545791634414460);
+    assert_eq!(seed(1), 600479318727042);
+    let parts: std::collections::BTreeSet<_> = (0..1024).map(|at| seed(at) % 1024 / 64).collect();
+    assert_eq!(parts.len(), 16, "the seeds of a session fall into every part of the range");
 }
 
 #[test]

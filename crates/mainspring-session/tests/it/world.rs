@@ -1,22 +1,38 @@
 //! A world around a session: it carries out commands as an engine does, loses its process at any
-//! moment, and checks after every fact that no law is broken.
+//! moment, copies, forks, and checks after every fact that no law is broken (`ledger.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainspring_session::{
-    AgentSpec, BlobHash, CallIndex, CallStatus, Command, Epoch, Event, Fact, Message, Moment,
-    Phase, RejectAction, State, TRANSITIONS, ToolCall, commands, decide,
+    AgentSpec, ApprovalId, Approve, CallIndex, CallStatus, Command, EffectId, EffectOutcome, Epoch,
+    Event, Fact, ForkEdit, Message, ModelCallFinished, Moment, Phase, Problem, Record, Recorded,
+    SCHEMA_VERSION, Seq, SessionId, State, TRANSITIONS, ToolCallStarted, ToolCallState, commands,
+    decide,
 };
+use serde_json::value::RawValue;
 
-use crate::{event, fact, support};
+use crate::fact;
+use crate::ledger::assert_log;
+use crate::support::{self, STORE};
 
 /// Something that was ordered and has not ended.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Work {
     Model(u32, u32),
     Tool(CallIndex, u32),
+    Policy(CallIndex),
+    Reconcile(CallIndex),
     Verdict,
     Timer(i64),
+}
+
+/// Who takes a session over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner {
+    /// Whether the store was copied, and the copy goes on.
+    pub(crate) copy: bool,
+    /// Whether it only records what it is told.
+    pub(crate) held: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -24,13 +40,20 @@ pub(crate) struct World {
     pub(crate) spec: AgentSpec,
     pub(crate) state: State,
     pub(crate) log: Vec<Event>,
+    /// When each event of the log was decided.
+    at_us: Vec<i64>,
+    /// How long the log was after each decision.
+    ends: Vec<usize>,
     /// How much of the log has been written and carried out.
     durable: usize,
     pub(crate) now_us: i64,
     pub(crate) work: BTreeSet<Work>,
     /// Tool calls whose order has ended one way or another.
     pub(crate) ended: Vec<(CallIndex, u32)>,
+    /// How often each call was ordered since it was last found out that it was not done.
     orders: BTreeMap<CallIndex, u32>,
+    /// Stores and sessions so far; each copy and each fork has a name of its own.
+    names: u32,
 }
 
 impl World {
@@ -39,27 +62,25 @@ impl World {
             spec,
             state: State::default(),
             log: Vec::new(),
+            at_us: Vec::new(),
+            ends: Vec::new(),
             durable: 0,
             now_us: support::NOW.at_us,
             work: BTreeSet::new(),
             ended: Vec::new(),
             orders: BTreeMap::new(),
+            names: 2,
         }
     }
 
-    /// A world that knows nothing but a log, as after a crash or a fork.
-    pub(crate) fn reopened(spec: AgentSpec, log: &[Event]) -> Self {
-        let mut world = Self::new(spec);
-        world.log = log.to_vec();
-        world.crash(true);
-        world.carry_out();
-        world
-    }
-
-    pub(crate) fn tell(&mut self, fact: Fact, seed: u64) {
+    pub(crate) fn tell(&mut self, fact: Fact) {
         let before = self.state.clone();
         let pair = (self.state.phase.kind(), fact.kind());
-        let now = Moment { at_us: self.now_us, seed };
+        let now = Moment { at_us: self.now_us, seed: self.seed(&fact) };
+        let allowed = match &fact {
+            Fact::PolicyAnswered { call, needed: false } => Some(*call),
+            _ => None,
+        };
         match decide(&mut self.state, &self.spec, fact, now) {
             Err(refused) => {
                 assert_eq!((refused.phase, refused.fact), pair);
@@ -68,18 +89,79 @@ impl World {
             }
             Ok(events) => {
                 assert!(TRANSITIONS.contains(&pair), "{pair:?} was taken");
-                self.log.extend(events);
+                self.at_us.extend(events.iter().map(|_| now.at_us));
+                self.log.extend(events.iter().cloned());
+                self.ends.push(self.log.len());
                 assert_eq!(State::of(&self.log), self.state, "log and state differ");
                 assert_transcript(&self.state);
                 assert_log(&self.log, &self.spec);
+                self.assert_effect_ids(&before, &events);
+                self.assert_policies(&before, &events, allowed);
             }
         }
     }
 
+    fn seed(&self, fact: &Fact) -> u64 {
+        let session = match fact {
+            Fact::Started { session, .. } | Fact::Forked { session, .. } => Some(session),
+            _ => self.state.session.as_ref(),
+        };
+        session.map_or(0, |session| Moment::seed_of(session, self.state.next_seq))
+    }
+
+    /// A call keeps its id, and one that is new, or has got other arguments, has that of what it
+    /// does.
+    fn assert_effect_ids(&self, before: &State, events: &[Event]) {
+        for event in events {
+            let Event::ToolCallStarted(ToolCallStarted { call, effect_id, .. }) = event else {
+                continue;
+            };
+            let Some(now) = self.state.call(*call) else { continue };
+            let kept = before
+                .call(*call)
+                .filter(|old| old.call.arguments == now.call.arguments)
+                .and_then(|old| old.effect_id.clone());
+            let session = self.state.session.as_ref().expect("the session has begun");
+            let derived = || EffectId::derive(session, *call, &now.call.name, &now.call.arguments);
+            assert_eq!(*effect_id, kept.unwrap_or_else(derived), "{now:?}");
+        }
+    }
+
+    /// A call whose tool has a policy begins for the first time only when the policy lets it, or
+    /// after a person was asked.
+    fn assert_policies(&self, before: &State, events: &[Event], allowed: Option<CallIndex>) {
+        for event in events {
+            let Event::ToolCallStarted(started) = event else { continue };
+            let planned = before
+                .call(started.call)
+                .is_none_or(|call| matches!(call.status, CallStatus::Planned(_)));
+            let tool = self.spec.tool(&started.name);
+            let has_policy = tool.is_some_and(|tool| tool.approve == Approve::Policy);
+            let free = !has_policy || !planned || allowed == Some(started.call);
+            assert!(free, "{started:?} without a word of its policy");
+        }
+    }
+
+    /// Tells something that must lead to nothing.
+    pub(crate) fn tell_in_vain(&mut self, fact: Fact) {
+        let (length, what) = (self.log.len(), format!("{fact:?}"));
+        self.tell(fact);
+        assert_eq!(self.log.len(), length, "{what} counts for something");
+    }
+
     /// Makes the log durable and does what it orders, as an engine does for a batch of facts.
     pub(crate) fn carry_out(&mut self) {
-        let orders = commands(&self.state, &self.log[self.durable..]);
+        let events = &self.log[self.durable..];
+        let orders = commands(&self.state, &self.spec, events);
+        for event in events {
+            if let Event::EffectResolved(resolved) = event
+                && resolved.outcome == EffectOutcome::NotDone
+            {
+                self.orders.remove(&resolved.call);
+            }
+        }
         self.durable = self.log.len();
+        assert!(!self.state.held || orders.is_empty(), "{orders:?} for nobody to carry out");
         for order in orders {
             self.obey(order);
         }
@@ -108,6 +190,16 @@ impl World {
                 let safe = repeatable(&self.spec, &current.call.name);
                 assert!(safe || *count == 1, "unsafe {call:?} was ordered again");
             }
+            Command::AskPolicy { call } => {
+                let status = self.state.call(call).map(|call| &call.status);
+                assert_eq!(status, Some(&CallStatus::Planned(None)));
+                assert!(self.work.insert(Work::Policy(call)), "{call:?} was asked about twice");
+            }
+            Command::Reconcile { call } => {
+                let status = self.state.call(call).map(|call| &call.status);
+                assert_eq!(status, Some(&CallStatus::Unknown));
+                assert!(self.work.insert(Work::Reconcile(call)), "{call:?} was looked for twice");
+            }
             Command::Verify => {
                 let asked = matches!(&self.state.phase, Phase::Judging(pending) if pending.verify);
                 assert!(asked, "no answer waits for a verdict");
@@ -127,12 +219,69 @@ impl World {
         }
     }
 
-    /// Loses everything but the log. What was decided since the last order may or may not have
-    /// reached the disk.
-    pub(crate) fn crash(&mut self, keep: bool) {
+    /// Loses everything but the log, and gives it to a new owner. What was decided since the last
+    /// order may or may not have reached the disk.
+    pub(crate) fn crash(&mut self, keep: bool, owner: Owner) {
         if !keep {
             self.log.truncate(self.durable);
         }
+        self.forget();
+        if self.state.session.is_none() {
+            return;
+        }
+        let epoch = self.state.epoch.0 + 1;
+        let store = match owner.copy {
+            true => self.name("store"),
+            false => self.state.store.clone(),
+        };
+        self.tell(match owner.held {
+            true => fact::held(epoch, &store),
+            false => fact::taken(epoch, &store),
+        });
+    }
+
+    /// Goes on as a fork of the session as it was after so many events.
+    pub(crate) fn fork(&mut self, length: usize, edit: Option<ForkEdit>) {
+        *self = self.cut(length);
+        let session = SessionId::new(&self.name("s")).expect("the id is valid");
+        self.tell(Fact::Forked {
+            session,
+            origin: None,
+            fingerprint: support::fingerprint(),
+            store: STORE.to_owned(),
+            edit,
+        });
+        // There is no fork until its first events are written.
+        self.carry_out();
+    }
+
+    /// Where a new owner may find the log to end: what one decision led to is written together.
+    pub(crate) fn lengths(&self) -> impl Iterator<Item = usize> + use<> {
+        self.ends.clone().into_iter()
+    }
+
+    /// The world as somebody finds it who has so many events of the log and nothing else.
+    pub(crate) fn cut(&self, length: usize) -> Self {
+        let mut cut = self.clone();
+        cut.log.truncate(length);
+        cut.orders.clear();
+        cut.forget();
+        cut
+    }
+
+    /// Every request for an approval so far, oldest first.
+    pub(crate) fn requests(&self) -> Vec<(CallIndex, ApprovalId)> {
+        let asked = |event: &Event| match event {
+            Event::ApprovalRequested(asked) => Some((asked.call, asked.approval.clone())),
+            _ => None,
+        };
+        self.log.iter().filter_map(asked).collect()
+    }
+
+    /// All that is left is the log.
+    fn forget(&mut self) {
+        self.at_us.truncate(self.log.len());
+        self.ends.retain(|end| *end <= self.log.len());
         let stored: Vec<_> = self.log.iter().map(encode).collect();
         let read: Vec<Event> = stored.iter().map(|json| decode(json)).collect();
         assert_eq!(read, self.log, "the log reads back as it was written");
@@ -140,17 +289,19 @@ impl World {
         self.durable = self.log.len();
         self.work.clear();
         self.ended.clear();
-        if self.state.session.is_some() {
-            let fact = Fact::Reopened {
-                epoch: Epoch(self.state.epoch.0 + 1),
-                fingerprint: BlobHash::of(b"the agent"),
-            };
-            self.tell(fact, 0);
-        }
     }
 
-    /// Whatever waits, something outside is on its way that will bring it on.
+    fn name(&mut self, what: &str) -> String {
+        self.names += 1;
+        format!("{what}-{}", self.names)
+    }
+
+    /// Whatever waits, something outside is on its way that will bring it on, or a person is asked,
+    /// or the owner is one that does not run the session.
     fn assert_not_stuck(&self) {
+        if self.state.held {
+            return;
+        }
         let awaited = |work: Work| assert!(self.work.contains(&work), "nobody works on {work:?}");
         match &self.state.phase {
             Phase::Empty | Phase::Ready => {}
@@ -164,42 +315,102 @@ impl World {
                 assert!(calls.iter().any(|call| call.outstanding()), "all have ended");
                 for call in calls {
                     match call.status {
-                        CallStatus::Planned(_) => panic!("{call:?} was not begun"),
+                        CallStatus::Planned(None) if self.has_policy(call) => {
+                            awaited(Work::Policy(call.index));
+                        }
+                        CallStatus::Planned(_) | CallStatus::Approved => {
+                            panic!("{call:?} was not begun")
+                        }
                         CallStatus::Running => awaited(Work::Tool(call.index, call.attempt)),
                         CallStatus::Backoff(at_us) => awaited(Work::Timer(at_us)),
-                        CallStatus::Finished(_) | CallStatus::Failed(_) => {}
+                        CallStatus::Awaiting(_)
+                        | CallStatus::Unknown
+                        | CallStatus::Finished(_)
+                        | CallStatus::Failed(_) => {}
                     }
                 }
             }
             other => panic!("{other:?} waits for nothing"),
         }
+        let idle = self.work.is_empty() && self.state.is_open();
+        assert!(!idle || self.state.waits_for_people(), "nobody brings {:?} on", self.state.phase);
+    }
+
+    fn has_policy(&self, call: &ToolCallState) -> bool {
+        self.spec.tool(&call.call.name).is_some_and(|tool| tool.approve == Approve::Policy)
     }
 
     /// From here on all goes well: the turn must come to its end.
     pub(crate) fn drain(&mut self) {
         self.carry_out();
+        if self.state.held {
+            self.crash(true, Owner { copy: false, held: false });
+            self.carry_out();
+        }
         for _ in 0..1000 {
             if !self.state.is_open() {
                 return;
             }
-            let work = self.work.pop_first().expect("an open turn has work");
-            let fact = match work {
-                Work::Model(step, attempt) => fact::answered(step, attempt, fact::text("done")),
-                Work::Tool(call, attempt) => fact::returned(call.0, attempt, "fine"),
-                Work::Verdict => fact::accepted(),
-                Work::Timer(at_us) => {
+            let fact = match self.work.pop_first() {
+                Some(Work::Model(step, attempt)) => {
+                    fact::answered(step, attempt, fact::text("done"))
+                }
+                Some(Work::Tool(call, attempt)) => fact::returned(call.0, attempt, "fine"),
+                Some(Work::Policy(call)) => fact::policy(call.0, call.0 % 2 == 0),
+                Some(Work::Reconcile(call)) => fact::resolved(call.0, fact::done("it was sent")),
+                Some(Work::Verdict) => fact::accepted(),
+                Some(Work::Timer(at_us)) => {
                     self.now_us = self.now_us.max(at_us);
                     Fact::TimerFired
                 }
+                None => {
+                    let mut calls = self.state.calls().iter();
+                    let call = calls.find(|call| call.waits_for_people());
+                    let call = call.expect("a person is asked");
+                    match &call.status {
+                        CallStatus::Awaiting(id) => {
+                            fact::decided(call.index.0, id, fact::granted())
+                        }
+                        _ => fact::resolved(call.index.0, EffectOutcome::NotDone),
+                    }
+                }
             };
-            self.tell(fact, 0);
+            self.tell(fact);
             self.carry_out();
         }
         panic!("the turn does not end: {:?}", self.state.phase);
     }
+
+    /// The log as a store keeps it.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let mut epoch = Epoch(1);
+        let positions = self.log.iter().zip(&self.at_us).zip(0..);
+        let record = |((event, at_us), seq): ((&Event, &i64), u64)| {
+            match event {
+                Event::EpochTaken(taken) => epoch = taken.epoch,
+                Event::SessionForked(forked) => epoch = forked.epoch,
+                _ => {}
+            }
+            let json = RawValue::from_string(encode(event)).expect("an event is JSON");
+            Record { seq: Seq(seq), at_us: *at_us, epoch, schema: SCHEMA_VERSION, json }
+        };
+        positions.map(record).collect()
+    }
 }
 
-fn encode(event: &Event) -> String {
+/// The agent of a world, and the checks as they were.
+impl Recorded for &World {
+    fn spec(&mut self, fingerprint: &mainspring_session::BlobHash) -> Option<AgentSpec> {
+        (*fingerprint == support::fingerprint()).then(|| self.spec.clone())
+    }
+
+    fn problems(&mut self, _: &AgentSpec, finished: &ModelCallFinished) -> Vec<Problem> {
+        let problems = finished.problems.iter();
+        problems.filter(|problem| problem.check != "tool_count").cloned().collect()
+    }
+}
+
+pub(crate) fn encode(event: &Event) -> String {
     let mut json = Vec::new();
     event.write_json(&mut json);
     String::from_utf8(json).expect("JSON is UTF-8")
@@ -217,67 +428,21 @@ fn repeatable(spec: &AgentSpec, tool: &str) -> bool {
 /// Each tool call has one result, in call order, before anybody else speaks; only the calls of
 /// the step under way wait for theirs.
 fn assert_transcript(state: &State) {
-    let mut open: Vec<&ToolCall> = Vec::new();
+    let mut open: Vec<(&str, &str)> = Vec::new();
     for message in &state.messages {
         match message {
             Message::Tool { call_id, name, .. } => {
                 assert!(!open.is_empty(), "a result without a call");
-                let call = open.remove(0);
-                assert_eq!((call_id, name), (&call.id, &call.name));
+                assert_eq!((call_id.as_str(), name.as_str()), open.remove(0));
             }
             Message::User { .. } => assert!(open.is_empty(), "the user interrupts {open:?}"),
             Message::Assistant { tool_calls, .. } => {
                 assert!(open.is_empty(), "the model interrupts {open:?}");
-                open = tool_calls.iter().collect();
+                open = tool_calls.iter().map(|call| (&*call.id, &*call.name)).collect();
             }
         }
     }
-    let running: Vec<_> = state.calls().iter().map(|call| &call.call).collect();
+    let running: Vec<_> =
+        state.calls().iter().map(|call| (&*call.call.id, &*call.call.name)).collect();
     assert_eq!(open, running, "the calls without results are those of this step");
-}
-
-/// What holds of every log, read from the front.
-fn assert_log(log: &[Event], spec: &AgentSpec) {
-    let mut attempts: BTreeMap<CallIndex, u32> = BTreeMap::new();
-    let (mut open, mut first_step, mut next_step, mut repairs) = (false, 0, 0, 0);
-    let mut lost_attempts = 0;
-    for entry in log {
-        match entry {
-            Event::InputReceived(_) => {
-                assert!(!open, "a turn inside a turn");
-                (open, first_step, repairs) = (true, next_step, 0);
-            }
-            Event::ModelCallStarted(call) => {
-                assert!(open && call.step - first_step < spec.limits.steps_max, "{call:?}");
-                let same_step = call.step + 1 == next_step && call.attempt > 1;
-                let new_step = call.step == next_step && call.attempt == 1;
-                assert!(same_step || new_step, "{call:?} after {next_step} steps");
-                next_step = call.step + 1;
-                lost_attempts = if call.attempt == 1 { 0 } else { lost_attempts };
-            }
-            Event::ModelCallFailed(failed) if failed.retry_at_us.is_some() => {
-                let lost = failed.error.code.as_str() == "process_lost";
-                let counted = failed.attempt - lost_attempts;
-                assert!(lost || counted < spec.limits.model_attempts_max);
-                lost_attempts += u32::from(lost);
-            }
-            Event::AnswerRejected(rejected) if rejected.action == RejectAction::Repair => {
-                repairs += 1;
-                assert!(repairs <= spec.limits.repairs_max, "{repairs} repairs");
-            }
-            Event::ToolCallStarted(call) => {
-                let last = attempts.insert(call.call, call.attempt).unwrap_or(0);
-                assert_eq!(call.attempt, last + 1, "attempts go up by one");
-                let safe = repeatable(spec, &call.name);
-                assert!(safe || call.attempt == 1, "unsafe {call:?} started again");
-                let expected = event::tool_started(call.call.0, call.attempt, &call.name);
-                assert_eq!(*entry, expected, "the effect id is the same for every attempt");
-            }
-            event if event.is_terminal() => {
-                assert!(open, "a turn ended twice");
-                open = false;
-            }
-            _ => {}
-        }
-    }
 }

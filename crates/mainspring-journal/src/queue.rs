@@ -10,7 +10,7 @@ use crate::error::JournalError;
 use crate::limits::JournalLimits;
 
 /// See the module.
-pub(super) struct Queue {
+pub(crate) struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
 }
@@ -19,15 +19,22 @@ struct State {
     waiting: VecDeque<Append>,
     waiting_bytes: usize,
     writer_waits: bool,
+    /// Whether the writer has something else to do.
+    woken: bool,
     /// What later appends are refused with.
     ended: Option<JournalError>,
 }
 
 impl Queue {
     /// An empty queue.
-    pub(super) fn new() -> Self {
-        let state =
-            State { waiting: VecDeque::new(), waiting_bytes: 0, writer_waits: false, ended: None };
+    pub(crate) fn new() -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            writer_waits: false,
+            woken: false,
+            ended: None,
+        };
         Self { state: Mutex::new(state), arrived: Condvar::new() }
     }
 
@@ -36,7 +43,7 @@ impl Queue {
     }
 
     /// Takes an append in, or answers it with a refusal.
-    pub(super) fn push(&self, append: Append, limits: &JournalLimits) {
+    pub(crate) fn push(&self, append: Append, limits: &JournalLimits) {
         let bytes = append.bytes();
         let mut state = self.lock();
         let refusal = match &state.ended {
@@ -61,17 +68,21 @@ impl Queue {
         }
     }
 
-    /// Waits for appends and takes out what one commit may hold, at least one. `None` once the
-    /// queue has ended and is empty.
-    pub(super) fn take(&self, limits: &JournalLimits) -> Option<Vec<Append>> {
+    /// Waits for appends and takes out what one commit may hold: at least one, unless the queue was
+    /// woken. `None` once the queue has ended and is empty.
+    pub(crate) fn take(&self, limits: &JournalLimits) -> Option<Vec<Append>> {
         let mut state = self.lock();
         while state.waiting.is_empty() {
             if state.ended.is_some() {
                 return None;
             }
+            if state.woken {
+                break;
+            }
             state.writer_waits = true;
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.woken = false;
         let mut batch = Vec::new();
         let (mut events, mut bytes) = (0_u64, 0_usize);
         while let Some(next) = state.waiting.front() {
@@ -88,8 +99,17 @@ impl Queue {
         Some(batch)
     }
 
+    /// Makes the next taking out return at once, even with nothing.
+    pub(crate) fn wake(&self) {
+        let mut state = self.lock();
+        state.woken = true;
+        state.writer_waits = false;
+        drop(state);
+        self.arrived.notify_one();
+    }
+
     /// Refuses everything that comes from now on. What waits is still taken out.
-    pub(super) fn end(&self, error: JournalError) {
+    pub(crate) fn end(&self, error: JournalError) {
         let mut state = self.lock();
         state.ended.get_or_insert(error);
         state.writer_waits = false;
@@ -98,7 +118,7 @@ impl Queue {
     }
 
     /// Takes out everything, for a writer that cannot go on.
-    pub(super) fn drain(&self) -> Vec<Append> {
+    pub(crate) fn drain(&self) -> Vec<Append> {
         let mut state = self.lock();
         state.waiting_bytes = 0;
         state.waiting.drain(..).collect()

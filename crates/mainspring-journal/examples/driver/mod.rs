@@ -1,39 +1,29 @@
-//! Measures durable appends: 1,000 sessions, each with one append on its way, answered by the
-//! next. Prints one JSON object a run. Arguments: seconds a run (default 5), folder (default the
-//! current one; a folder in memory measures no disk).
+//! Keeps sessions appending, each with one append on its way that the next one answers.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use mainspring_journal::{
-    AckSink, Acked, Append, AppendMode, Durability, Journal, JournalOptions, SessionStatus, open,
-};
+use mainspring_journal::{AckSink, Acked, Append, AppendMode, Journal, SessionStatus};
 use mainspring_session::{Epoch, Seq, SessionId};
 
-const SESSIONS: usize = 1_000;
-const EVENT_BYTES: usize = 200;
+pub const SESSIONS: usize = 1_000;
+pub const EVENT_BYTES: usize = 200;
 
-fn main() {
-    let mut args = std::env::args().skip(1);
-    let seconds: u64 = args.next().map_or(5, |text| text.parse().expect("seconds are a number"));
-    let folder = args.next().unwrap_or_else(|| ".".to_owned());
-    for durability in [Durability::Full, Durability::Normal] {
-        for block_events in [1, 4] {
-            run(Path::new(&folder), durability, block_events, Duration::from_secs(seconds));
-        }
-    }
+/// What a run came to.
+pub struct Measured {
+    pub wall_us: f64,
+    /// Of this process.
+    pub cpu_us: f64,
+    pub events: f64,
+    pub commits: f64,
 }
 
-fn run(folder: &Path, durability: Durability, block_events: u32, length: Duration) {
-    let file = folder.join(format!("journal-bench-{}.db", std::process::id()));
-    let path = file.to_str().expect("the folder's name is UTF-8");
-    let options = JournalOptions { durability, ..JournalOptions::default() };
-    let journal = open(path, options).expect("the folder can be written");
+/// Appends for so long and waits for the last answers.
+pub fn measure(journal: &Arc<dyn Journal>, block_events: u32, length: Duration) -> Measured {
     let driver = Arc::new_cyclic(|driver| Driver {
         this: Weak::clone(driver),
-        journal: Arc::downgrade(&journal),
+        journal: Arc::downgrade(journal),
         block: block(block_events),
         block_events,
         sessions: (0..SESSIONS).map(session).collect(),
@@ -49,24 +39,12 @@ fn run(folder: &Path, durability: Durability, block_events: u32, length: Duratio
     driver.stop.store(true, Ordering::Relaxed);
     let ended = driver.ended.lock().expect("no sink panics");
     drop(driver.all_ended.wait_while(ended, |ended| *ended < SESSIONS));
-    let (wall_us, cpu) = (began.elapsed().as_micros() as f64, cpu_us() - cpu_began);
     let stats = journal.stats();
-    let events = stats.events as f64;
-    journal.close().expect("the disk has room");
-    let bytes = std::fs::metadata(&file).expect("the journal exists").len() as f64;
-    println!(
-        "{{\"durability\": \"{durability:?}\", \"block_events\": {block_events}, \
-         \"event_bytes\": {EVENT_BYTES}, \"sessions\": {SESSIONS}, \"events\": {events}, \
-         \"events_per_s\": {:.0}, \"cpu_us_per_event\": {:.2}, \"events_per_commit\": {:.0}, \
-         \"commit_ms\": {:.2}, \"file_bytes_per_event\": {:.0}}}",
-        events / wall_us * 1e6,
-        cpu / events,
-        events / stats.commits as f64,
-        wall_us / stats.commits as f64 / 1e3,
-        bytes / events,
-    );
-    for suffix in ["", ".lock"] {
-        std::fs::remove_file(format!("{path}{suffix}")).expect("the journal can be removed");
+    Measured {
+        wall_us: began.elapsed().as_micros() as f64,
+        cpu_us: cpu_us() - cpu_began,
+        events: stats.events as f64,
+        commits: stats.commits as f64,
     }
 }
 
@@ -115,6 +93,8 @@ impl Driver {
             mode,
             status: SessionStatus::Open,
             blobs: Vec::new(),
+            snapshot: None,
+            release: false,
             token: (number as u64) << 40 | (seq + u64::from(self.block_events)),
             sink: self.this.upgrade().expect("the caller holds it"),
         };
