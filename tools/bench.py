@@ -1,21 +1,48 @@
-"""`make bench`: build the load server, then run the benchmarks of bench/."""
+"""`make bench`: build the load server, run the benchmarks of bench/, then those of the journal."""
 
+import json
 import sys
 
 from tools.common import ROOT, VENV_PYTHON, ToolError, native_environment, run_quietly, run_shown
 from tools.setup import setup
 
+# Beside the checkout's own files, since a system's temporary folder may be in memory.
+FOLDER = ROOT / "bench" / "results"
+
 
 def main() -> int:
-    """Run bench/run.py with this command's arguments (`--quick` for the tiny run)."""
+    """Run bench/run.py with this command's arguments (`--quick`: the tiny run), then journals."""
     try:
         setup()
         build = ["cargo", "build", "--release", "--locked", "-p", "load-server"]
         run_quietly("load server", build, env=native_environment())
+        status = run_shown([str(VENV_PYTHON), str(ROOT / "bench" / "run.py"), *sys.argv[1:]])
+        if status == 0 and "--quick" not in sys.argv:
+            bench_journals()
     except ToolError as error:
         print(error, file=sys.stderr)
         return 1
-    return run_shown([str(VENV_PYTHON), str(ROOT / "bench" / "run.py"), *sys.argv[1:]])
+    return status
+
+
+def bench_journals() -> None:
+    """Measure both stores on the checkout's disk, beside the disk itself and a naive loop.
+
+    Raises:
+        ToolError: a measurement did not do its work.
+    """
+    FOLDER.mkdir(exist_ok=True)
+    for name, arguments in (
+        ("bench", ["5", str(FOLDER), "--million"]),
+        ("bench_postgres", ["5", "3", str(FOLDER)]),
+    ):
+        command = ["cargo", "run", "--release", "--locked", "-q", "-p", "mainspring-journal"]
+        command += ["--example", name, "--", *arguments]
+        print(f"\njournal: {name}", file=sys.stderr, flush=True)
+        for line in run_quietly(name, command, env=native_environment()).splitlines():
+            if line.startswith("{"):
+                fields = json.loads(line).items()
+                print("  ".join(f"{key} {value}" for key, value in fields), flush=True)
 
 
 if __name__ == "__main__":
