@@ -13,7 +13,7 @@ FOLDER = ROOT / "bench" / "results"
 def main() -> int:
     """Run bench/run.py with this command's arguments (`--quick`: the tiny run), then journals."""
     try:
-        setup()
+        setup(servers=True)
         build = ["cargo", "build", "--release", "--locked", "-p", "load-server"]
         run_quietly("load server", build, env=native_environment())
         status = run_shown([str(VENV_PYTHON), str(ROOT / "bench" / "run.py"), *sys.argv[1:]])

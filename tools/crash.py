@@ -11,7 +11,7 @@ ROUNDS = "20"
 def main() -> int:
     """Set up, then run the kill loops and show what they counted."""
     try:
-        setup()
+        setup(servers=True)
     except ToolError as error:
         print(error, file=sys.stderr)
         return 1

@@ -27,7 +27,7 @@ def main() -> int:
     try:
         setup(native=False)
         status = max(run_shown(command) for command in FORMATTERS)
-        setup()
+        setup(servers=True)
     except ToolError as error:
         print(error, file=sys.stderr)
         return 1

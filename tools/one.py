@@ -31,7 +31,7 @@ def main() -> int:
         print("no test named\nhint: make one T=part_of_its_name", file=sys.stderr)
         return 2
     try:
-        setup()
+        setup(servers=True)
     except ToolError as error:
         print(error, file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,9 +39,9 @@ DEBIAN_PACKAGES = {
     "ld": "binutils",
     "git": "git",
     "make": "make",
-    "pgbouncer": "pgbouncer",
-    "postgres": "postgresql",
 }
+# The servers that tests and benchmarks start; the demo and the package need none.
+SERVER_PACKAGES = {"pgbouncer": "pgbouncer", "postgres": "postgresql"}
 
 # Read by Debian's packages of PostgreSQL when they are installed: they make and start a server of
 # their own unless it says no. The tests start theirs.
@@ -51,14 +51,16 @@ CLUSTER_CONFIG = Path("/etc/postgresql-common/createcluster.conf")
 NATIVE_INPUTS = ("Cargo.toml", "Cargo.lock", "pyproject.toml")
 
 
-def setup(*, native: bool = True, demo: bool = False) -> None:
+def setup(*, native: bool = True, demo: bool = False, servers: bool = False) -> None:
     """Make the tree ready to run its tools, and its package if `native`.
+
+    `servers` are those that tests and benchmarks start.
 
     Raises:
         ToolError: something is missing that this cannot install; the text says what.
     """
     with _one_at_a_time():
-        install_debian_packages()
+        install_debian_packages(DEBIAN_PACKAGES | (SERVER_PACKAGES if servers else {}))
         find_cargo()
         make_venv()
         install_requirements(REQUIREMENTS_DEV)
@@ -68,13 +70,14 @@ def setup(*, native: bool = True, demo: bool = False) -> None:
             build_native_module()
 
 
-def install_debian_packages() -> None:
+def install_debian_packages(packages: Mapping[str, str]) -> None:
     """Install missing system packages, or say in one line which to install.
 
     Raises:
         ToolError: packages are missing and this user or system cannot install them.
     """
     missing = missing_packages(
+        packages,
         has_command=lambda name: find_command(name) is not None,
         has_venv=importlib.util.find_spec("ensurepip") is not None,
     )
@@ -100,9 +103,11 @@ def find_command(name: str) -> Path | None:
     return Path(found) if found else None
 
 
-def missing_packages(*, has_command: Callable[[str], bool], has_venv: bool) -> list[str]:
+def missing_packages(
+    packages: Mapping[str, str], *, has_command: Callable[[str], bool], has_venv: bool
+) -> list[str]:
     """List the Debian packages that are needed and not there, sorted."""
-    missing = {package for name, package in DEBIAN_PACKAGES.items() if not has_command(name)}
+    missing = {package for name, package in packages.items() if not has_command(name)}
     if not has_venv:
         missing.add("python3-venv")
     if "gcc" in missing:

@@ -56,12 +56,12 @@ def run_steps(steps: Sequence[Step | Callable[[], None]]) -> int:
 
 def set_up_tools() -> None:
     """Step: the virtual environment, without the native module."""
-    setup(native=False)
+    setup(native=False, servers=True)
 
 
 def set_up_native() -> None:
     """Step: the native module."""
-    setup()
+    setup(servers=True)
 
 
 def count_cargo(output: str) -> Count:

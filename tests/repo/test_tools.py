@@ -23,7 +23,9 @@ from tools.one import commands
     ],
 )
 def test_missing_packages_are_named(present: set[str], has_venv: bool, wanted: list[str]) -> None:
-    assert setup.missing_packages(has_command=present.__contains__, has_venv=has_venv) == wanted
+    packages = setup.DEBIAN_PACKAGES | setup.SERVER_PACKAGES
+    missing = setup.missing_packages(packages, has_command=present.__contains__, has_venv=has_venv)
+    assert missing == wanted
 
 
 def test_every_target_has_a_help_line() -> None:
