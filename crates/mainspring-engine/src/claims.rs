@@ -26,6 +26,8 @@ pub(crate) struct Claiming {
     on_change: OnChange,
     /// Whether the journal is being asked.
     asking: bool,
+    /// Whether a timer will ask it again; one at a time, however often somebody claims.
+    due: bool,
 }
 
 impl Shard {
@@ -33,7 +35,8 @@ impl Shard {
     pub(crate) fn claim(&mut self, request: ClaimRequest, reply: Reply<Vec<Opened>>) {
         let ClaimRequest { agents, on_change } = request;
         let agents = agents.into_iter().map(|agent| (agent.spec.name.clone(), agent)).collect();
-        self.claiming = Some(Claiming { agents, on_change, asking: false });
+        let due = self.claiming.as_ref().is_some_and(|claiming| claiming.due);
+        self.claiming = Some(Claiming { agents, on_change, asking: false, due });
         self.ask_for_claims(Some(reply));
     }
 
@@ -43,6 +46,9 @@ impl Shard {
     }
 
     pub(crate) fn claim_more(&mut self) {
+        if let Some(claiming) = &mut self.claiming {
+            claiming.due = false;
+        }
         self.ask_for_claims(None);
     }
 
@@ -67,6 +73,13 @@ impl Shard {
         });
     }
 
+    fn claim_again(&mut self, wait: Duration) {
+        let Some(claiming) = &mut self.claiming else { return };
+        if !std::mem::replace(&mut claiming.due, true) {
+            self.timers.set(Instant::now() + wait, Timer::Claim);
+        }
+    }
+
     pub(crate) fn claimed(
         &mut self,
         claimed: Result<Vec<SessionHead>, Failure>,
@@ -79,7 +92,7 @@ impl Shard {
             Ok(heads) => heads,
             Err(error) => {
                 tracing::warn!(%error, "sessions could not be claimed, this is tried again");
-                self.timers.set(Instant::now() + every, Timer::Claim);
+                self.claim_again(every);
                 if let Some(reply) = reply {
                     reply(Err(error));
                 }
@@ -89,7 +102,7 @@ impl Shard {
         // Whoever waits for the first ones asks again until there are no more.
         let more = heads.len() == CLAIM_MAX as usize;
         let wait = if more && reply.is_none() { Duration::ZERO } else { every };
-        self.timers.set(Instant::now() + wait, Timer::Claim);
+        self.claim_again(wait);
         let gathering = Arc::new(Gathering::new(heads.len(), reply));
         for head in heads {
             self.take_up(head, &gathering);
