@@ -6,6 +6,8 @@
 //! what the disk takes, `resume.rs` what it costs to go on with a long session, and to open a file
 //! with many.
 
+#[path = "../driver/mod.rs"]
+mod driver;
 mod many;
 mod resume;
 mod single;

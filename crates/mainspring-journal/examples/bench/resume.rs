@@ -10,7 +10,8 @@ use mainspring_journal::{Access, Append, Durability, Journal, SessionStatus};
 use mainspring_session::{Seq, SessionId};
 use serde_json::json;
 
-use crate::support::{Counted, Scratch, append, block, bytes_read, ms, percentile, session};
+use crate::driver::{block, session};
+use crate::support::{Counted, Scratch, append, bytes_read, ms, percentile};
 
 /// Sessions that are written beside the one that is read, so that its rows lie apart.
 const NEIGHBOURS: usize = 4;

@@ -12,7 +12,8 @@ use mainspring_session::SessionId;
 use rusqlite::{Connection, params};
 use serde_json::json;
 
-use crate::support::{Counted, EVENT_BYTES, Scratch, append, block, percentile, session, us};
+use crate::driver::{EVENT_BYTES, block, session};
+use crate::support::{Counted, Scratch, append, percentile, us};
 
 /// Measurements of one kind before the next has its turn, so that both meet the same disk.
 const TURN: usize = 50;

@@ -10,9 +10,6 @@ use mainspring_journal::{
 };
 use mainspring_session::{Epoch, Seq, SessionId};
 
-/// Bytes of one event.
-pub(crate) const EVENT_BYTES: usize = 200;
-
 /// A journal file that is removed at the end.
 pub(crate) struct Scratch {
     path: PathBuf,
@@ -86,17 +83,6 @@ pub(crate) fn append(
     }
 }
 
-pub(crate) fn session(number: usize) -> SessionId {
-    SessionId::new(&format!("session-{number}")).expect("the id has allowed characters")
-}
-
-/// Events of [`EVENT_BYTES`] each.
-pub(crate) fn block(events: u32) -> Vec<u8> {
-    let frame = "{\"kind\":\"bench\",\"text\":\"\"}".len();
-    let event = format!("{{\"kind\":\"bench\",\"text\":\"{}\"}}", "x".repeat(EVENT_BYTES - frame));
-    vec![event; events as usize].join("\n").into_bytes()
-}
-
 /// Counts results, and lets a thread wait for them.
 #[derive(Default)]
 pub(crate) struct Counted {
@@ -135,14 +121,6 @@ pub(crate) fn us(time: Duration) -> f64 {
 /// A time in milliseconds, with three digits behind the point.
 pub(crate) fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// User and system time of this process, from `/proc/self/stat`, which counts in 10 ms.
-pub(crate) fn cpu_us() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("this is Linux");
-    let after_name = stat.rsplit(')').next().expect("the name ends with a parenthesis");
-    let ticks = after_name.split_whitespace().skip(11).take(2);
-    ticks.map(|ticks| ticks.parse::<f64>().expect("times are numbers") * 10_000.0).sum()
 }
 
 /// What this process has read from files so far, from the page cache or the disk.

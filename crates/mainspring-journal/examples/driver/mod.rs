@@ -48,11 +48,12 @@ pub fn measure(journal: &Arc<dyn Journal>, block_events: u32, length: Duration) 
     }
 }
 
-fn session(number: usize) -> SessionId {
+pub fn session(number: usize) -> SessionId {
     SessionId::new(&format!("session-{number}")).expect("the id has allowed characters")
 }
 
-fn block(events: u32) -> Vec<u8> {
+/// Events of [`EVENT_BYTES`] each, as one append.
+pub fn block(events: u32) -> Vec<u8> {
     let frame = "{\"kind\":\"bench\",\"text\":\"\"}".len();
     let event = format!("{{\"kind\":\"bench\",\"text\":\"{}\"}}", "x".repeat(EVENT_BYTES - frame));
     vec![event; events as usize].join("\n").into_bytes()
