@@ -1,6 +1,6 @@
 # Every target sets up what it needs first; the logic lives in tools/.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix one bench crash sim sim-planted test-models
+.PHONY: help demo test check fix one bench crash fuzz sim sim-planted test-models
 
 SHELL := /bin/sh
 RUN := tools/python -m
@@ -28,6 +28,9 @@ bench: ## measure: release build, JSON and a table
 
 crash: ## kill processes at random, again and again: make crash ROUNDS=n
 	@$(RUN) tools.crash "$(ROUNDS)"
+
+fuzz: ## look for bytes that break a decoder: make fuzz SECONDS=60
+	@$(RUN) tools.fuzz $(or $(SECONDS),60)
 
 sim: ## simulate seeds with faults: make sim SEEDS=1000 SEED_START=0
 	@$(RUN) tools.sim $(or $(SEEDS),1000) $(or $(SEED_START),0)

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -73,8 +74,12 @@ VARIANTS = (*MAINSPRING, *ASYNCIO)
 
 
 @contextmanager
-def load_server(work: Work) -> Iterator[LoadServer]:
+def load_server(work: Work, more: dict[str, int] | None = None) -> Iterator[LoadServer]:
     """A load server that behaves as `work` says; it ends with the block, or with this process.
+
+    Args:
+        work: What it answers.
+        more: Further options of the program.
 
     Raises:
         BenchError: it is not built, or did not start.
@@ -89,6 +94,7 @@ def load_server(work: Work) -> Iterator[LoadServer]:
         "--answer-chars": work.answer_chars,
         "--answer-tokens": work.answer_tokens,
         "--token-gap-ms": work.token_gap_ms,
+        **(more or {}),
     }
     with subprocess.Popen(
         [str(SERVER_PROGRAM), *(str(word) for pair in options.items() for word in pair)],
@@ -103,6 +109,13 @@ def load_server(work: Work) -> Iterator[LoadServer]:
             if not line.startswith("listening "):
                 raise BenchError(f"the load server did not start, it said {line!r}")
             yield LoadServer(process.pid, f"http://{line.split()[1]}/v1")
+
+
+def server_stats(server: LoadServer) -> dict[str, int]:
+    """What a server has counted since it began."""
+    with urllib.request.urlopen(server.url.removesuffix("/v1") + "/stats") as answer:
+        stats: dict[str, int] = json.load(answer)
+    return stats
 
 
 def on_core(idx: int) -> Callable[[], None]:

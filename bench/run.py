@@ -29,6 +29,7 @@ from _harness import (
     say,
 )
 from disk import measure_disk
+from route import measure_route
 
 Result = dict[str, Any]
 
@@ -59,6 +60,8 @@ TARGETS = (
     Target("final", "stream", "memory:", "turn_cpu_us", 600.0),
     Target("final", "history", "memory:", "turn_cpu_us", 60.0),
     Target("final", "disk", "sqlite", "closed_bytes", 600_000.0),
+    Target("final", "route", "memory:", "decision_p50_us", 10.0),
+    Target("final", "route", "memory:", "decision_p99_us", 50.0),
 )
 
 
@@ -82,6 +85,7 @@ def main() -> int:
         results = measure_all(variants, works, runs=options.runs)
         if "mainspring" in clients and not options.work:
             results.append(measure_disk(runs=options.runs, quick=options.quick))
+            results.append(measure_route(runs=options.runs))
     except BenchError as error:
         say(str(error))
         return 1

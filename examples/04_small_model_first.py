@@ -7,7 +7,7 @@ answered, and why.
 
 import asyncio
 
-from mainspring import Agent, Answer, Engine, Route, tool
+from mainspring import Agent, Answer, Engine, Route, RoutePolicy, tool
 from mainspring.events import AnswerRejected, ModelCallFinished, RouteDecided
 from mainspring.testing import ScriptedModel, call, calls, say
 
@@ -31,7 +31,12 @@ async def main() -> None:
         "large": [look_up, say("Order 7 was sent on Monday.")],
     }
     with ScriptedModel(models=models) as server:
-        route = Route(server.model("small"), server.model("large"), verify=names_the_order)
+        route = Route(
+            server.model("small"),
+            server.model("large"),
+            verify=names_the_order,
+            policy=RoutePolicy(explore=0),  # nothing is tried at random here
+        )
         agent = Agent("clerk", model=route, tools=[status])
         async with Engine("memory:") as engine:
             run = await engine.start(agent, "Where is my order 7?")

@@ -1,4 +1,7 @@
-"""`make bench`: build the load server, run the benchmarks of bench/, then those of the journal."""
+"""`make bench`: build the load server, run the benchmarks of bench/, then those of the journal.
+
+The tiny run (`--quick`) also makes the tiny runs of limits and faults, and leaves out the journal.
+"""
 
 import json
 import sys
@@ -14,9 +17,15 @@ def main() -> int:
     """Run bench/run.py with this command's arguments (`--quick`: the tiny run), then journals."""
     try:
         setup(servers=True)
-        build = ["cargo", "build", "--release", "--locked", "-p", "load-server"]
-        run_quietly("load server", build, env=native_environment())
+        build = ["cargo", "build", "--release", "--locked"]
+        run_quietly("load server", [*build, "-p", "load-server"], env=native_environment())
+        decisions = ["-p", "mainspring-route", "--example", "decision_cost"]
+        run_quietly("decision_cost", [*build, *decisions], env=native_environment())
         status = run_shown([str(VENV_PYTHON), str(ROOT / "bench" / "run.py"), *sys.argv[1:]])
+        for name in ("limits.py", "faults.py"):
+            quick = ["--quick"] if "--quick" in sys.argv else []
+            if status == 0:
+                status = run_shown([str(VENV_PYTHON), str(ROOT / "bench" / name), *quick])
         if status == 0 and "--quick" not in sys.argv:
             bench_journals()
     except ToolError as error:

@@ -11,12 +11,14 @@ import functools
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from mainspring._native import NativeEngine
 from mainspring._schema import Signature, encode_result
+from mainspring.adapter import ModelAdapter, ModelReply, ModelRequest, completion_of
 from mainspring.context import Context
 from mainspring.errors import MainspringError, from_failure
 from mainspring.models import Answer, Route, ToolCall, rejection
@@ -27,7 +29,7 @@ __all__ = ["Lane"]
 
 _log = logging.getLogger("mainspring.tool")
 
-_TOOL, _VERIFY, _CANCEL, _START_THREAD, _RESOLVE, _POLICY, _RECONCILE = range(7)
+_TOOL, _VERIFY, _CANCEL, _START_THREAD, _RESOLVE, _POLICY, _RECONCILE, _MODEL = range(8)
 
 ERROR_CHARS_MAX = 4000
 """Characters of an exception's text that a model gets to read."""
@@ -42,6 +44,7 @@ class Lane:
         self._loop = loop
         self._tools: list[_Job] = []
         self._verifiers: list[Callable[[Answer], Any]] = []
+        self._models: list[tuple[str, ModelAdapter]] = []
         self._tasks: dict[int, asyncio.Future[Any]] = {}
         self._futures: dict[int, asyncio.Future[Any]] = {}
         self._next_handle = 0
@@ -64,6 +67,21 @@ class Lane:
             return None
         self._verifiers.append(route.verify)
         return len(self._verifiers) - 1
+
+    def add_model(self, name: str, adapter: ModelAdapter) -> int:
+        """Gives a model that is Python its number."""
+        self._models.append((name, adapter))
+        return len(self._models) - 1
+
+    @property
+    def handle(self) -> int:
+        """The handle of what was asked last."""
+        return self._next_handle
+
+    def new_handle(self) -> int:
+        """A handle for something that has no future."""
+        self._next_handle += 1
+        return self._next_handle
 
     def ask(self, request: Callable[..., None], *args: Any) -> "asyncio.Future[Any]":
         """Calls a method of the native engine with a new handle; the future gets its answer.
@@ -97,6 +115,8 @@ class Lane:
             elif kind == _VERIFY:
                 check = self._verify(self._verifiers[item[2]], item)
                 self._tasks[item[1]] = self._loop.create_task(check)
+            elif kind == _MODEL:
+                self._tasks[item[1]] = self._loop.create_task(self._ask_model(item))
             elif kind == _POLICY:
                 self._tasks[item[1]] = self._loop.create_task(self._ask_policy(item))
             elif kind == _RECONCILE:
@@ -190,6 +210,68 @@ class Lane:
         finally:
             del self._tasks[ticket]
             self.native.reconciled(ticket, outcome.kind, outcome_text(outcome, job.tool.name))
+
+    async def _ask_model(self, item: tuple[Any, ...]) -> None:
+        """Asks a model that is Python, and passes on what it says."""
+        call: int = item[1]
+        name, adapter = self._models[item[2]]
+        try:
+            request = ModelRequest(msgspec.json.decode(item[3]))
+            answer = adapter.complete(request)
+            if isinstance(answer, Awaitable):
+                said: object = await answer
+            else:
+                said = await self._stream(call, answer)
+            self.native.model_answered(call, msgspec.json.encode(completion_of(said)))
+        except asyncio.CancelledError:
+            # Nobody waits for it any more, or it was cancelled from within.
+            if not self._closing:
+                self.native.model_failed(call, *_cancelled_model(name))
+            raise
+        except BaseException as error:
+            self._model_raised(call, name, error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+        finally:
+            del self._tasks[call]
+
+    async def _stream(self, call: int, pieces: Any) -> ModelReply:
+        """Passes on pieces of text as they come; gives the whole."""
+        told: list[str] = []
+        reply: ModelReply | None = None
+        async for piece in pieces:
+            if isinstance(piece, ModelReply):
+                reply = piece
+            elif isinstance(piece, str):
+                told.append(piece)
+                self.native.model_delta(call, piece)
+            else:
+                raise TypeError(
+                    f"complete yielded {type(piece).__name__}, allowed are str and ModelReply"
+                )
+        whole = "".join(told)
+        if reply is None:
+            return ModelReply(whole)
+        return reply if reply.text else replace(reply, text=whole)
+
+    def _model_raised(self, call: int, name: str, error: BaseException) -> None:
+        """Reports what an adapter raised, like the failure of a server where it tells a status."""
+        _log.info("model %r raised", name, exc_info=error)
+        status = getattr(error, "status_code", None)
+        if isinstance(error, MainspringError) and error.code.startswith("model_"):
+            failure = (error.code, error.message, error.hint, error.retryable)
+            self.native.model_failed(call, *failure)
+        elif isinstance(status, int) and 400 <= status <= 599:
+            headers = getattr(getattr(error, "response", None), "headers", None) or {}
+            after = headers.get("retry-after")
+            body = {"error": {"message": _cut(str(error))}}
+            self.native.model_refused(call, name, status, after, msgspec.json.encode(body))
+        elif isinstance(error, TimeoutError):
+            message = f'model "{name}" did not answer in time: {_told(error)}'
+            self.native.model_failed(call, "model_timeout", message, None, retryable=True)
+        else:
+            message = f'model "{name}" raised {_told(error)}'
+            self.native.model_failed(call, "model_adapter_failed", message, None, retryable=True)
 
     def _cancel(self, ticket: int) -> None:
         task = self._tasks.get(ticket)
@@ -306,11 +388,21 @@ def failure_of(tool: Tool[..., Any], error: BaseException) -> tuple[str, str, st
     if isinstance(error, MainspringError) and error.code.startswith("tool_"):
         return error.code, error.message, error.hint, error.retryable
     _log.info("tool %r raised", tool.name, exc_info=error)
-    text = str(error)
-    if len(text) > ERROR_CHARS_MAX:
-        text = f"{text[:ERROR_CHARS_MAX]}..."
-    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return "tool_failed", f'tool "{tool.name}" raised {told}', None, False
+    return "tool_failed", f'tool "{tool.name}" raised {_told(error)}', None, False
+
+
+def _told(error: BaseException) -> str:
+    """An exception in words, with what is too long of it cut off."""
+    text = _cut(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= ERROR_CHARS_MAX else f"{text[:ERROR_CHARS_MAX]}..."
+
+
+def _cancelled_model(name: str) -> tuple[str, str, str | None, bool]:
+    return "model_adapter_failed", f'model "{name}" was cancelled from within', None, True
 
 
 async def _verdict(verify: Callable[[Answer], Any], raw: bytes) -> str | None:

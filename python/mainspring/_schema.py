@@ -296,12 +296,49 @@ def _type_schema(hint: Any, *, prefix: str) -> tuple[dict[str, Any], dict[str, A
         if holds_pydantic(hint):
             schema = adapter(hint).json_schema()
         else:
-            schema = msgspec.json.schema(_with_formats(hint))
+            schema = _in_written_order(msgspec.json.schema(_with_formats(hint)), hint)
             # Unions that cannot be told apart when decoding show only here.
             msgspec.json.Decoder(hint)
     except Exception as error:  # Both libraries raise many kinds for a type they cannot read.
         raise _NoSchemaError(_reason(error)) from error
     return inline(schema, prefix=prefix)
+
+
+def _in_written_order(schema: dict[str, Any], hint: Any) -> dict[str, Any]:
+    """Puts the fields of TypedDicts into the order of their class: msgspec sorts them by name.
+
+    A model fills fields in the order of the schema, so that reasoning must come before its result.
+    """
+    orders = [list(fields) for fields in _typed_dicts(hint)]
+    for definition in schema.get("$defs", {}).values():
+        for key in ("properties", "required"):
+            listed = definition.get(key, ())
+            for order in orders:
+                if set(definition.get("properties", ())) == set(order):
+                    names = [name for name in order if name in listed]
+                    as_map = isinstance(listed, dict)
+                    definition[key] = {name: listed[name] for name in names} if as_map else names
+                    break
+    return schema
+
+
+def _typed_dicts(hint: Any) -> list[dict[str, Any]]:
+    """The fields of every TypedDict that a type reaches, each in its written order."""
+    found: list[dict[str, Any]] = []
+    seen: list[Any] = []
+    waiting = [hint]
+    while waiting:
+        each = waiting.pop()
+        if each in seen:
+            continue
+        seen.append(each)
+        waiting.extend(typing.get_args(each))
+        if isinstance(each, type) and hasattr(each, "__annotations__"):
+            fields = typing.get_type_hints(each, include_extras=True)
+            waiting.extend(fields.values())
+            if typing.is_typeddict(each):
+                found.append(fields)
+    return found
 
 
 def _reason(error: Exception) -> str:

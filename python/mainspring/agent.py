@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Generic, TypeVar, overload
 
+from mainspring._deferred import Arranged, arrange
+from mainspring._route_policy import StepClass, check_step_class
+from mainspring.adapter import ModelAdapter
+from mainspring.compaction import Compaction
 from mainspring.errors import AgentError
 from mainspring.mcp import Mcp, McpTool
 from mainspring.models import Model, Route
@@ -19,6 +23,11 @@ from mainspring.tool import Tool, as_tool
 __all__ = ["Agent", "Limits"]
 
 T_co = TypeVar("T_co", covariant=True)
+
+ToolChoice = str | Tool[..., Any] | Callable[..., Any]
+"""What `Agent(tool_choice=...)` takes: `auto`, `none`, `required`, or a tool or its name."""
+
+_CHOICES = ("auto", "none", "required")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +92,20 @@ class Agent(Generic[T_co]):
     Args:
         name: 1 to 64 of `A-Z a-z 0-9 _ . -`.
         instructions: The system prompt.
-        model: A name, a `Model`, or a `Route`; kept as `route`.
+        model: A name, a `Model`, an object with an async method `complete`, or a `Route`; kept as
+            `route`.
         tools: In the order the model sees them: tools, plain functions (which get the default
             options of `tool`), and MCP servers.
         output: Type of the final answer: `str` for text, or a pydantic model, dataclass,
             TypedDict, msgspec.Struct or a type made of builtins.
         limits: What a turn may use; None: the defaults.
+        tool_choice: `auto`: the models call tools as they see fit; `none`: they must not;
+            `required`: they must call one before the first answer of each turn; a tool, or its
+            name: they must call this one before the first answer of each turn.
+        parallel_tool_calls: Whether one answer may call several tools; None: as the model's server
+            has it.
+        compaction: What happens when the conversation outgrows a model; None: the defaults.
+        step_class: What its steps are for, by which the route chooses; None: told by a fixed rule.
 
     Raises:
         AgentError: `agent_invalid`, when something cannot be used as given.
@@ -107,6 +124,10 @@ class Agent(Generic[T_co]):
     tools: tuple[Tool[..., Any] | Mcp, ...]
     output: type[T_co]
     limits: Limits
+    tool_choice: str
+    parallel_tool_calls: bool | None
+    compaction: Compaction
+    step_class: StepClass | None
 
     @overload
     def __init__(
@@ -114,9 +135,13 @@ class Agent(Generic[T_co]):
         name: str,
         *,
         instructions: str = "",
-        model: str | Model | Route,
+        model: str | Model | ModelAdapter | Route,
         tools: Sequence[Tool[..., Any] | Callable[..., Any] | Mcp] = (),
         limits: Limits | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool | None = None,
+        compaction: Compaction | None = None,
+        step_class: StepClass | None = None,
     ) -> None: ...
 
     @overload
@@ -125,10 +150,14 @@ class Agent(Generic[T_co]):
         name: str,
         *,
         instructions: str = "",
-        model: str | Model | Route,
+        model: str | Model | ModelAdapter | Route,
         tools: Sequence[Tool[..., Any] | Callable[..., Any] | Mcp] = (),
         output: type[T_co],
         limits: Limits | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool | None = None,
+        compaction: Compaction | None = None,
+        step_class: StepClass | None = None,
     ) -> None: ...
 
     # Unions and other forms that are no classes: their type cannot be told to a checker.
@@ -138,10 +167,14 @@ class Agent(Generic[T_co]):
         name: str,
         *,
         instructions: str = "",
-        model: str | Model | Route,
+        model: str | Model | ModelAdapter | Route,
         tools: Sequence[Tool[..., Any] | Callable[..., Any] | Mcp] = (),
         output: object,
         limits: Limits | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool | None = None,
+        compaction: Compaction | None = None,
+        step_class: StepClass | None = None,
     ) -> None: ...
 
     def __init__(
@@ -149,21 +182,27 @@ class Agent(Generic[T_co]):
         name: str,
         *,
         instructions: str = "",
-        model: str | Model | Route,
+        model: str | Model | ModelAdapter | Route,
         tools: Sequence[Tool[..., Any] | Callable[..., Any] | Mcp] = (),
         output: Any = str,
         limits: Limits | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool | None = None,
+        compaction: Compaction | None = None,
+        step_class: StepClass | None = None,
     ) -> None:
         """Checks every argument, and makes the tools' schemas."""
         _check_texts(name, instructions)
         if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
             raise TypeError(f'tools of agent "{name}" is a list, not {type(tools).__name__}')
-        if not isinstance(model, (str, Model, Route)):
-            raise TypeError(
-                f'model of agent "{name}" is a name, a Model or a Route, not {type(model).__name__}'
-            )
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f'limits of agent "{name}" is Limits, not {type(limits).__name__}')
+        if compaction is not None and not isinstance(compaction, Compaction):
+            raise TypeError(
+                f'compaction of agent "{name}" is Compaction, not {type(compaction).__name__}'
+            )
+        if step_class is not None:
+            check_step_class(step_class, f'agent "{name}"')
         made = {
             "name": name,
             "instructions": instructions,
@@ -171,11 +210,16 @@ class Agent(Generic[T_co]):
             "tools": tuple(each if isinstance(each, Mcp) else as_tool(each) for each in tools),
             "output": output,
             "limits": Limits() if limits is None else limits,
+            "compaction": Compaction() if compaction is None else compaction,
+            "step_class": step_class,
         }
+        made["tool_choice"] = _tool_choice(name, tool_choice)
+        made["parallel_tool_calls"] = parallel_tool_calls
         for attribute, value in made.items():
             object.__setattr__(self, attribute, value)
         own = [each for each in self.tools if isinstance(each, Tool)]
         _check_unique(name, [each.name for each in own])
+        _check_choice(self)
         for each in own:
             each.signature  # noqa: B018  (made now, so that a fault shows where the agent is made)
         self.output_schema()
@@ -194,23 +238,20 @@ class Agent(Generic[T_co]):
 
         Args:
             extra_tools: What `Mcp.select` gave for each MCP server of the agent; the tools take
-                the place of their server.
+                the place of their server. Deferred tools come after all others.
 
         Raises:
             AgentError: `agent_invalid`, when two tools have one name, or a server is missing.
         """
-        tools: list[dict[str, Any]] = []
         for each in self.tools:
-            if isinstance(each, Tool):
-                tools.append(each.spec())
-            elif extra_tools is None or each not in extra_tools:
+            if isinstance(each, Mcp) and (extra_tools is None or each not in extra_tools):
                 raise AgentError(
                     "agent_invalid",
                     f'agent "{self.name}" uses mcp server "{each.name}", whose tools are not known',
                     "an engine lists them when it starts the agent",
                 )
-            else:
-                tools.extend(_mcp_tool_spec(each, tool) for tool in extra_tools[each])
+        arranged, deferred = arrange(self.name, self.tools, extra_tools or {})
+        tools = [_tool_spec(each) for each in arranged]
         _check_unique(self.name, [tool["name"] for tool in tools])
         spec: dict[str, Any] = {
             "name": self.name,
@@ -222,7 +263,22 @@ class Agent(Generic[T_co]):
         schema = self.output_schema()
         if schema is not None:
             spec["output_schema"] = schema
+        if self.tool_choice in _CHOICES[1:]:
+            spec["tool_choice"] = self.tool_choice
+        elif self.tool_choice != "auto":
+            spec["tool_choice"] = {"tool": self.tool_choice}
+        if self.parallel_tool_calls is not None:
+            spec["parallel_tool_calls"] = self.parallel_tool_calls
         spec["limits"] = self.limits.spec()
+        if deferred:
+            spec["deferred"] = deferred
+        if self.compaction != Compaction():
+            spec["compaction"] = self.compaction.spec()
+        route = self.route.spec()
+        if route is not None:
+            spec["route"] = route
+        if self.step_class is not None:
+            spec["step_class"] = self.step_class
         return json.dumps(spec, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
     def replace(self, **changes: Any) -> "Agent[Any]":
@@ -238,6 +294,10 @@ class Agent(Generic[T_co]):
             "tools": self.tools,
             "output": self.output,
             "limits": self.limits,
+            "tool_choice": self.tool_choice,
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "compaction": self.compaction,
+            "step_class": self.step_class,
         }
         unknown = sorted(set(changes) - set(unchanged))
         if unknown:
@@ -268,6 +328,35 @@ class Agent(Generic[T_co]):
         from mainspring.engine import run
 
         return await run(self, input, store=store)
+
+
+def _tool_choice(agent: str, choice: object) -> str:
+    if isinstance(choice, str):
+        return choice
+    if callable(choice):
+        return as_tool(choice).name
+    raise TypeError(
+        f'tool_choice of agent "{agent}" is text or a tool, not {type(choice).__name__}'
+    )
+
+
+def _check_choice(agent: "Agent[Any]") -> None:
+    parallel: object = agent.parallel_tool_calls
+    if parallel is not None and not isinstance(parallel, bool):
+        kind = type(parallel).__name__
+        raise TypeError(f'parallel_tool_calls of agent "{agent.name}" is a bool, not {kind}')
+    # The tools of a server are known only once it runs.
+    if agent.tool_choice in ("auto", "none") or any(isinstance(t, Mcp) for t in agent.tools):
+        return
+    names = [each.name for each in agent.tools if isinstance(each, Tool)]
+    if agent.tool_choice == "required" and names:
+        return
+    if agent.tool_choice not in names:
+        raise AgentError(
+            "agent_invalid",
+            f'agent "{agent.name}" has tool_choice "{agent.tool_choice}", allowed are '
+            f"{', '.join((*_CHOICES, *names))}" + ("" if names else "; it has no tools"),
+        )
 
 
 def _check_turn(value: object) -> None:
@@ -303,6 +392,15 @@ def _check_unique(agent: str, names: Sequence[str]) -> None:
                 "name one with @tool(name=...), or set a prefix with Mcp(prefix=...)",
             )
         seen.add(name)
+
+
+def _tool_spec(arranged: Arranged) -> dict[str, Any]:
+    owner, tool = arranged
+    if isinstance(owner, Tool):
+        return owner.spec()
+    if tool is None:
+        raise TypeError("a server's tool is none of its own")
+    return _mcp_tool_spec(owner, tool)
 
 
 def _mcp_tool_spec(server: Mcp, tool: McpTool) -> dict[str, Any]:

@@ -13,16 +13,27 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from mainspring._deferred import arrange
 from mainspring._lane import Lane, outcome_text, public_error
 from mainspring._native import NativeEngine
+from mainspring._route_policy import StepClass, check_step_class
 from mainspring.agent import Agent
+from mainspring.budget import (
+    Budget,
+    BudgetReport,
+    payment,
+    read_budget_report,
+    tenant_budgets,
+)
 from mainspring.errors import from_failure
 from mainspring.events import Event, decode_event
 from mainspring.mcp import Mcp, McpTool
+from mainspring.models import Model
 from mainspring.outcome import Outcome
 from mainspring.reports import (
     CompactReport,
     DrainReport,
+    ModelReport,
     Pending,
     PruneReport,
     ReplayReport,
@@ -67,8 +78,12 @@ class Engine:
         lease_s: Seconds for which a process that is gone keeps its sessions, in a store that
             several share; None: 3.
         node: What other processes know this one by there; None: host name and process number.
+        model_queue_max: Model calls that may wait for one key; None: 100,000.
+        budgets: What tenants may spend, by name; each engine that runs a tenant's sessions needs
+            its budget. Their totals are kept in the store.
 
     Raises:
+        AgentError: `budget_invalid`: a tenant's budget cannot be used.
         JournalError: The store cannot be opened; the message says why.
 
     Example:
@@ -93,6 +108,8 @@ class Engine:
         shard_count: int | None = None,
         lease_s: float | None = None,
         node: str | None = None,
+        model_queue_max: int | None = None,
+        budgets: Mapping[str, Budget] | None = None,
     ) -> None:
         """Keeps the settings; entering the context opens the store."""
         self.store = store
@@ -106,6 +123,8 @@ class Engine:
             "shard_count": shard_count,
             "lease_ms": None if lease_s is None else max(1, round(lease_s * 1000)),
             "node": node,
+            "model_queue_max": model_queue_max,
+            "budgets": tenant_budgets(budgets),
         }
         self._open: tuple[NativeEngine, Lane] | None = None
         self._process = 0
@@ -165,6 +184,9 @@ class Engine:
         *,
         session: str | None = None,
         origin: str | None = None,
+        tenant: str | None = None,
+        budget: Budget | None = None,
+        step_class: StepClass | None = None,
     ) -> Run[T]:
         """Begins a turn, and returns once it is durable.
 
@@ -176,15 +198,25 @@ class Engine:
                 continued; None: a new session with a fresh id.
             origin: Where the agent can be loaded from again, as `MODULE:AGENT`, for
                 `mainspring resume`.
+            tenant: Who pays for the session, for good; None: nobody, or as before.
+            budget: What the session may spend in all its turns, those before included; None: no
+                bound, or as before.
+            step_class: What the turn's steps are for, by which the route chooses; None: as the
+                agent says, or else told by a fixed rule.
 
         Raises:
+            AgentError: `budget_unpriced`: a budget counts dollars and a model has no price.
             SessionError: `session_busy`: the session is running a turn.
             EngineError: `engine_overloaded`: as many sessions are alive as the limit allows.
             ModelError: `model_auth`: a model's key is missing.
             McpError: An MCP server of the agent cannot be started.
             JournalError: The store cannot be written.
         """
-        return await self._begin(agent, input, session, origin, submit=False)
+        paid = payment(tenant, budget)
+        where = (session, origin)
+        return await self._begin(
+            agent, input, where, step_class=step_class, submit=False, paid=paid
+        )
 
     async def submit(
         self,
@@ -193,13 +225,18 @@ class Engine:
         *,
         session: str | None = None,
         origin: str | None = None,
+        tenant: str | None = None,
+        budget: Budget | None = None,
+        step_class: StepClass | None = None,
     ) -> Run[T]:
         """Stores a turn for whichever engine of the store claims the agent's sessions (`agents=`).
 
         Takes what `start` takes, and returns once the turn is durable. `Run.result` waits for its
         end, wherever it runs.
         """
-        return await self._begin(agent, input, session, origin, submit=True)
+        paid = payment(tenant, budget)
+        where = (session, origin)
+        return await self._begin(agent, input, where, step_class=step_class, submit=True, paid=paid)
 
     async def resume(
         self,
@@ -238,6 +275,7 @@ class Engine:
         input: str | Sequence[Mapping[str, Any]] | None = None,  # noqa: A002  (API word)
         new_session: str | None = None,
         origin: str | None = None,
+        budget: Budget | None = None,
     ) -> Run[T]:
         """Begins a new session with the first events of another, which are shared and not copied.
 
@@ -254,6 +292,8 @@ class Engine:
             input: What the user says next, where `at` is the end of a turn.
             new_session: Id of the fork; None: a fresh one.
             origin: Where the agent can be loaded from again, as `MODULE:AGENT`.
+            budget: What the fork may spend; None: what is left of its parent's budget where it
+                branches off. Its tenant is that of its parent.
 
         Raises:
             AgentError: `agent_invalid`: there is no such event, or nothing to be edited in it.
@@ -265,9 +305,26 @@ class Engine:
         parts = None if edit is None or text is not None else json.dumps(_content(edit)).encode()
         content = None if input is None else json.dumps(_content(input)).encode()
         opened = await lane.ask(
-            native.fork, number, session, at, new_session, text, parts, content, origin
+            native.fork,
+            number,
+            session,
+            at,
+            new_session,
+            text,
+            parts,
+            content,
+            origin,
+            payment(None, budget),
         )
         return Run(self, lane, agent, number, opened)
+
+    def models(self) -> list[ModelReport]:
+        """Tells of every key of every model that was called: limits, calls, health.
+
+        Shared by all sessions of the engine; nothing of a key is in it.
+        """
+        native, _ = self._opened()
+        return [ModelReport(**each) for each in json.loads(native.models())]
 
     async def pending(self, session: str | None = None, *, limit: int = 100) -> list[Pending]:
         """Lists the tool calls that wait for a decision.
@@ -348,6 +405,15 @@ class Engine:
         until = None if at is None else at + 1
         found: dict[str, Any] = json.loads(await lane.ask(native.state_at, session, until))
         return found
+
+    async def budget(self, tenant: str) -> BudgetReport | None:
+        """How the budget of a tenant stands; None if it has none in this engine.
+
+        Args:
+            tenant: The tenant, one of the engine's `budgets`.
+        """
+        native, lane = self._opened()
+        return read_budget_report(tenant, await lane.ask(native.budget, tenant))
 
     async def prune(
         self,
@@ -452,12 +518,22 @@ class Engine:
         return self._open
 
     async def _begin(
-        self, agent: Agent[T], said: Any, session: str | None, origin: str | None, *, submit: bool
+        self,
+        agent: Agent[T],
+        said: Any,
+        where: tuple[str | None, str | None],
+        *,
+        step_class: StepClass | None,
+        submit: bool,
+        paid: bytes | None,
     ) -> Run[T]:
+        """Begins a turn of a session (its id and its origin in `where`)."""
+        if step_class is not None:
+            check_step_class(step_class, "step_class")
         native, lane = self._opened()
         number = await self._register(agent)
         content = json.dumps(_content(said), ensure_ascii=False).encode()
-        opened = await lane.ask(native.start, number, content, session, origin, submit)
+        opened = await lane.ask(native.start, number, content, *where, submit, paid, step_class)
         return Run(self, lane, agent, number, opened)
 
     async def _claim(self) -> None:
@@ -500,22 +576,35 @@ class Engine:
                 listed[each] = each.select(json.loads(answer))
         spec = agent.spec(listed)
         bindings: list[dict[str, Any]] = []
-        for each in agent.tools:
-            if isinstance(each, Tool):
-                bindings.append({"host": lane.add_tool(each)})
-                continue
-            config_of = each.config()
-            for tool in listed[each]:
+        arranged, _ = arrange(agent.name, agent.tools, listed)
+        for owner, tool in arranged:
+            if isinstance(owner, Tool):
+                bindings.append({"host": lane.add_tool(owner)})
+            elif tool is not None:
                 remote = tool.get("remote_name", tool["name"])
-                bindings.append({"mcp": {"server": config_of, "tool": remote}})
-        access = [{"api_key": model.resolve_key()} for model in agent.route.models]
+                bindings.append({"mcp": {"server": owner.config(), "tool": remote}})
+        access = [_access(model, lane) for model in agent.route.models]
         verifier = lane.add_verifier(agent.route)
+        route = agent.route
+        judge = None if route.judge is None else _access(route.judge, lane)
         try:
             return native.register(
-                spec, json.dumps(access).encode(), json.dumps(bindings).encode(), verifier
+                spec,
+                json.dumps(access).encode(),
+                json.dumps(bindings).encode(),
+                verifier,
+                None if judge is None else json.dumps(judge).encode(),
+                route.read_weights(),
             )
         except RuntimeError as error:
             raise public_error(error) from None
+
+
+def _access(model: Model, lane: Lane) -> dict[str, Any]:
+    """How the engine reaches a model: what its description must not hold."""
+    if model.adapter is not None:
+        return {"adapter": lane.add_model(model.name, model.adapter)}
+    return model.access()
 
 
 def _content(value: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

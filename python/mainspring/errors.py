@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = [
     "AgentError",
+    "BudgetError",
     "EngineError",
     "JournalError",
     "LimitError",
@@ -17,6 +18,7 @@ __all__ = [
     "MainspringError",
     "McpError",
     "ModelError",
+    "RouteError",
     "SessionCancelled",
     "SessionError",
     "SessionFailed",
@@ -91,6 +93,13 @@ class ModelError(MainspringError):
         return self._detail("model")
 
 
+class RouteError(MainspringError, ValueError):
+    """Routing outcomes, a policy or learnt weights cannot be used as given.
+
+    It is a `ValueError` too: most causes are wrong arguments or files of the user.
+    """
+
+
 class JournalError(MainspringError):
     """The journal could not be opened, read or written."""
 
@@ -114,6 +123,10 @@ class SessionCancelled(SessionError):
 
 class LimitError(SessionError):
     """A turn of a session reached one of its limits."""
+
+
+class BudgetError(LimitError):
+    """A model call did not fit into what is left of a budget, so it was not made."""
 
 
 class McpError(MainspringError):
@@ -157,6 +170,7 @@ _BY_CODE: dict[str, type[MainspringError]] = {
     "answer_rejected": SessionFailed,
     "approval_denied": ToolError,
     "approval_used": SessionError,
+    "budget_exhausted": BudgetError,
     "cancelled": SessionCancelled,
     "internal": EngineError,
     "lease_lost": SessionError,
@@ -168,12 +182,14 @@ _BY_CODE: dict[str, type[MainspringError]] = {
 
 _BY_PREFIX: dict[str, type[MainspringError]] = {
     "agent": AgentError,
+    "budget": AgentError,
     "engine": EngineError,
     "journal": JournalError,
     "limit": LimitError,
     "local": LocalModelError,
     "mcp": McpError,
     "model": ModelError,
+    "route": RouteError,
     "session": SessionError,
     "tool": ToolError,
 }

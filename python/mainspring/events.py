@@ -13,10 +13,18 @@ from mainspring.errors import MainspringError, from_failure
 
 __all__ = [
     "AnswerRejected",
+    "AnswerRestarted",
+    "AnswerScore",
     "AnswerVerified",
     "ApprovalDecided",
     "ApprovalRequested",
+    "BudgetSet",
+    "CacheBust",
+    "CallNotes",
     "CancelRequested",
+    "CheckFinished",
+    "CheckStarted",
+    "ContextCompacted",
     "EffectResolved",
     "EffectUnknown",
     "EpochTaken",
@@ -29,17 +37,25 @@ __all__ = [
     "ModelCallStarted",
     "ModelDelta",
     "Problem",
+    "Reasoning",
+    "RouteCandidate",
     "RouteDecided",
+    "RouteDecision",
+    "RouteGate",
     "SessionCancelled",
     "SessionFailed",
     "SessionFinished",
     "SessionForked",
     "SessionStarted",
+    "SummaryFailed",
+    "SummaryFinished",
+    "SummaryStarted",
     "ToolCallFailed",
     "ToolCallFinished",
     "ToolCallLate",
     "ToolCallRequest",
     "ToolCallStarted",
+    "TurnClock",
     "UnknownEvent",
     "Usage",
     "decode_event",
@@ -73,6 +89,7 @@ class Usage(msgspec.Struct, frozen=True):
         input_tokens: Tokens read, cached ones included.
         output_tokens: Tokens written, reasoning included.
         cached_tokens: Of the tokens read, those from the provider's prompt cache.
+        cache_write_tokens: Of the tokens read, those put into the provider's prompt cache.
         reasoning_tokens: Of the tokens written, those spent on reasoning.
     """
 
@@ -80,6 +97,7 @@ class Usage(msgspec.Struct, frozen=True):
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 class ToolCallRequest(msgspec.Struct, frozen=True):
@@ -96,11 +114,61 @@ class ToolCallRequest(msgspec.Struct, frozen=True):
     arguments: str
 
 
+class Reasoning(msgspec.Struct, frozen=True):
+    """A piece of what a model thought before it answered.
+
+    Attributes:
+        kind: In which form its API gave it.
+        origin: Who thought it, as `NAME@HOST`.
+        text: What of it can be read; may be empty.
+        after: How many parts of the answer came before it: its text, then its tool calls.
+    """
+
+    kind: str
+    origin: str
+    text: str = ""
+    after: int = 0
+
+
 class ModelAnswer(msgspec.Struct, frozen=True):
-    """What a model answered: text, tool calls, or both."""
+    """What a model answered: text, tool calls, or both, and what it thought before."""
 
     text: str = ""
     tool_calls: list[ToolCallRequest] = []
+    reasoning: list[Reasoning] = []
+
+
+class CacheBust(msgspec.Struct, frozen=True):
+    """A provider's prompt cache that could have been used and was not.
+
+    Attributes:
+        reason: `prefix_changed`: the request began with other bytes than the one before;
+            `not_cached`: it began with the same, and the provider did not take them from its cache.
+        lost_tokens: Tokens that were read anew although they had been read before, estimated.
+        message: The first message that differs, by position in the request; None: what comes before
+            the messages differs, or nothing does.
+    """
+
+    reason: str
+    lost_tokens: int
+    message: int | None = None
+
+
+class CallNotes(msgspec.Struct, frozen=True):
+    """What else is known of a model call.
+
+    Attributes:
+        logprob_mean: Mean log-probability of the answer's tokens, of those of tool arguments only
+            where it calls tools and the server tells them; None: not asked for, or not told.
+        queued_us: Microseconds that it waited to be admitted.
+        cache_bust: A prompt cache that was lost without a reason; None: none was.
+        deferring: Whether calls of `tool_call` stand for the tools that they name.
+    """
+
+    logprob_mean: float | None = None
+    queued_us: int = 0
+    cache_bust: CacheBust | None = None
+    deferring: bool = False
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -115,7 +183,7 @@ class Problem(msgspec.Struct, frozen=True):
 
     Attributes:
         check: Which check: `finish_reason`, `parse`, `empty`, `tool_unknown`, `tool_arguments`,
-            `tool_count`, `output_schema`, `verify`.
+            `tool_count`, `output_schema`, `verify`, `score`, `agreement`, `judge`.
         message: What it found.
         call: Position of the tool call it is about; None: about the whole answer.
     """
@@ -123,6 +191,82 @@ class Problem(msgspec.Struct, frozen=True):
     check: str
     message: str
     call: int | None = None
+
+
+class RouteCandidate(msgspec.Struct, frozen=True):
+    """What a route's decision knew of one model.
+
+    Attributes:
+        name: The model.
+        p_ok: Probability of a right answer; None: nothing is learnt about it.
+        cost_usd: What the step would cost; None: its prices are not known.
+        excluded: Why it was left out; None: it was not.
+    """
+
+    name: str
+    p_ok: float | None = None
+    cost_usd: float | None = None
+    excluded: str | None = None
+
+
+class RouteGate(msgspec.Struct, frozen=True):
+    """What was weighed where the best model was not the one in force.
+
+    Attributes:
+        regret_usd: What a switch loses: tokens read at the full price instead of from a cache.
+        gain_usd: What a switch gains: cheaper tokens, and a better answer at its worth.
+        held: Whether the step stayed with the model in force.
+    """
+
+    regret_usd: float
+    gain_usd: float
+    held: bool
+
+
+class RouteDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was weighed where a step's model was chosen.
+
+    Attributes:
+        step_class: What the step is for.
+        input_tokens: Tokens that the request was taken to have.
+        current: The model in force before, by position; None: the session's first step.
+        boundary: Whether the prompt's cached prefix was lost anyway.
+        budget_usd: What was left to spend; None: no limit.
+        weights: Hash of the learnt weights; None: nothing was learnt.
+        tier: The model that was chosen, by position.
+        propensity: Probability with which the policy takes this model for this step.
+        explored: Whether it was taken to learn about it, instead of the best one.
+        reason: Why, in words.
+        candidates: What was known of each model, in the order of the route.
+        gate: What was weighed if the best model was not the one in force.
+    """
+
+    step_class: str = msgspec.field(name="class")
+    tier: int
+    propensity: float
+    reason: str
+    explored: bool = False
+    candidates: list[RouteCandidate] = []
+    gate: RouteGate | None = None
+    input_tokens: int = 0
+    current: int | None = None
+    boundary: bool = False
+    budget_usd: float | None = None
+    weights: str | None = None
+
+
+class AnswerScore(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer's own text says of whether it is right.
+
+    Attributes:
+        step_class: What kind of answer it was taken for.
+        p_ok: Probability that it is right.
+        signals: What was found in it, by name.
+    """
+
+    step_class: str = msgspec.field(name="class")
+    p_ok: float
+    signals: dict[str, Any]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -172,10 +316,29 @@ class SessionForked(Event, frozen=True, kw_only=True, tag="session_forked"):
     edit: dict[str, Any] | None = None
 
 
+class BudgetSet(Event, frozen=True, kw_only=True, tag="budget_set"):
+    """Somebody pays for the session from here on: a tenant, within the session's own `budget`.
+
+    Amounts of money are in billionths of a dollar (`usd_nanos`), times in milliseconds (`ms`).
+    """
+
+    tenant: str = ""
+    within: list[str] = []
+    budget: dict[str, Any] | None = None
+
+
+class TurnClock(Event, frozen=True, kw_only=True, tag="turn_clock"):
+    """The clock of a turn whose budget counts time was started or stopped."""
+
+    clock_us: int
+    running: bool
+
+
 class InputReceived(Event, frozen=True, kw_only=True, tag="input_received"):
     """A user's input began a turn; `content` holds its parts, such as `{"type": "text", ...}`."""
 
     content: list[dict[str, Any]]
+    step_class: str | None = None
 
     @property
     def text(self) -> str:
@@ -184,25 +347,41 @@ class InputReceived(Event, frozen=True, kw_only=True, tag="input_received"):
 
 
 class RouteDecided(Event, frozen=True, kw_only=True, tag="route_decided"):
-    """The router chose the model of the steps from here on, for a reason in words."""
+    """The router chose the model of the steps from here on, for a reason in words.
+
+    `decision` holds all that was weighed, where the policy had a choice.
+    """
 
     step: int
     tier: int
     model: str
     reason: str
+    decision: RouteDecision | None = None
 
 
 class ModelCallStarted(Event, frozen=True, kw_only=True, tag="model_call_started"):
-    """A model call was about to be made with these ranges `[from, to)` of the conversation."""
+    """A model call was about to be made with these ranges `[from, to)` of the conversation.
+
+    `reserved` is what it was expected to use, `charged` of a failure what it is taken to have used:
+    `usd_nanos` (billionths of a dollar), `tokens` and `calls`, without those that are 0. None where
+    nobody keeps an account of the session.
+    `step_class` says what the step is for; only of agents with several models.
+    """
 
     step: int
     attempt: int
     tier: int
     messages: list[tuple[int, int]]
+    reserved: dict[str, int] | None = None
+    step_class: str | None = msgspec.field(name="class", default=None)
+    decided_us: int | None = None
 
 
 class ModelCallFinished(Event, frozen=True, kw_only=True, tag="model_call_finished"):
-    """A model answered. An answer with problems counts only if it is sent back for repair."""
+    """A model answered. An answer with problems counts only if it is sent back for repair.
+
+    `checks` are the checks by models that follow before it counts.
+    """
 
     step: int
     attempt: int
@@ -211,8 +390,11 @@ class ModelCallFinished(Event, frozen=True, kw_only=True, tag="model_call_finish
     usage: Usage
     timing: Timing
     cost_usd: float | None = None
+    notes: CallNotes = CallNotes()
     problems: list[Problem] = []
     verify: bool = False
+    score: AnswerScore | None = None
+    checks: list[str] = []
 
 
 class ModelCallFailed(Event, frozen=True, kw_only=True, tag="model_call_failed"):
@@ -223,6 +405,65 @@ class ModelCallFailed(Event, frozen=True, kw_only=True, tag="model_call_failed")
     error: Failure
     retry_at_us: int | None = None
     retry_after_ms: int | None = None
+    streamed_chars: int = 0
+    charged: dict[str, int] | None = None
+
+
+class AnswerRestarted(Event, frozen=True, kw_only=True, tag="answer_restarted"):
+    """The answer begins anew: the call failed after `characters` of it had been shown.
+
+    Whoever shows text as it arrives takes back what attempt `attempt` of this step has shown.
+    """
+
+    step: int
+    attempt: int
+    characters: int
+
+
+class ContextCompacted(Event, frozen=True, kw_only=True, tag="context_compacted"):
+    """From here on models read less of the conversation, which itself stays whole.
+
+    `method` is the strongest thing that was done: `trim`, `summarise`, `drop` or `squeeze`.
+    `reason` is `window` (it would not have fitted) or `overflow` (it did not). `kept` holds the
+    ranges `[from, to)` of messages that are sent, the last of which goes on with what is added
+    later; `trimmed` those of them that are cut. Tokens are estimates.
+    """
+
+    step: int
+    method: str
+    reason: str
+    kept: list[tuple[int, int]]
+    tokens_before: int
+    tokens_after: int
+    tokens_target: int
+    trimmed: list[dict[str, int]] = []
+    summary: str | None = None
+
+
+class SummaryStarted(Event, frozen=True, kw_only=True, tag="summary_started"):
+    """A model was about to be asked for a summary of the messages `[from, to)`."""
+
+    step: int
+    tier: int
+    messages: tuple[int, int]
+    bytes_max: int
+
+
+class SummaryFinished(Event, frozen=True, kw_only=True, tag="summary_finished"):
+    """A model gave a summary."""
+
+    step: int
+    text: str
+    usage: Usage
+    timing: Timing
+    cost_usd: float | None = None
+
+
+class SummaryFailed(Event, frozen=True, kw_only=True, tag="summary_failed"):
+    """There is no summary; the messages are left out without one."""
+
+    step: int
+    error: Failure
 
 
 class AnswerVerified(Event, frozen=True, kw_only=True, tag="answer_verified"):
@@ -232,11 +473,56 @@ class AnswerVerified(Event, frozen=True, kw_only=True, tag="answer_verified"):
 
 
 class AnswerRejected(Event, frozen=True, kw_only=True, tag="answer_rejected"):
-    """An answer failed its checks; `action` is `escalate`, `repair`, `continue` or `fail`."""
+    """An answer failed its checks; `action` is `escalate`, `repair`, `continue` or `fail`.
+
+    `larger_left`: a larger model can be asked should the mended answer be wrong too. `draft`: the
+    next model sees the rejected answer.
+    """
 
     step: int
     problems: list[Problem]
     action: str
+    larger_left: bool = False
+    draft: bool = False
+
+
+class CheckStarted(Event, frozen=True, kw_only=True, tag="check_started"):
+    """A check by a model was about to be made: `agreement` or `judge`.
+
+    `reserved` is what its calls were expected to use, as in `ModelCallStarted`.
+    """
+
+    step: int
+    check: str
+    model: str
+    calls: int
+    reserved: dict[str, int] | None = None
+
+
+class CheckFinished(Event, frozen=True, kw_only=True, tag="check_finished"):
+    """A check by a model ended.
+
+    Attributes:
+        passed: Whether the answer passed; None: the check could not find out, which counts for
+            nothing.
+        score: What the check itself says, from 0 (wrong) to 1 (right).
+        p_ok: Probability that the answer is right, with all that is learnt.
+        reason: What was found, in words.
+        error: Why it could not find out.
+        charged: What it is taken to have used, as in `ModelCallFailed`.
+    """
+
+    step: int
+    check: str
+    usage: Usage
+    duration_us: int
+    passed: bool | None = None
+    score: float | None = None
+    p_ok: float | None = None
+    reason: str = ""
+    cost_usd: float | None = None
+    error: Failure | None = None
+    charged: dict[str, int] | None = None
 
 
 class ToolCallStarted(Event, frozen=True, kw_only=True, tag="tool_call_started"):
@@ -376,13 +662,18 @@ TERMINAL = (SessionFinished, SessionFailed, SessionCancelled)
 _Stored = (
     SessionStarted
     | SessionForked
+    | BudgetSet
+    | TurnClock
     | InputReceived
     | RouteDecided
     | ModelCallStarted
     | ModelCallFinished
     | ModelCallFailed
+    | AnswerRestarted
     | AnswerVerified
     | AnswerRejected
+    | CheckStarted
+    | CheckFinished
     | ToolCallStarted
     | ToolCallFinished
     | ToolCallFailed
@@ -394,6 +685,10 @@ _Stored = (
     | CancelRequested
     | LimitReached
     | EpochTaken
+    | ContextCompacted
+    | SummaryStarted
+    | SummaryFinished
+    | SummaryFailed
     | SessionFinished
     | SessionFailed
     | SessionCancelled

@@ -49,6 +49,8 @@ class Mcp:
         timeout_s: Seconds that one call may take.
         effect: What a repetition of any of its calls would do; None: as the server's annotations
             say (`readOnlyHint`: read, `idempotentHint`: idempotent), else `unsafe`.
+        deferred: True: models are not shown its tools, they find them with `tool_search`; None: so
+            it is where the agent has more than 64 tools.
 
     Raises:
         AgentError: `agent_invalid`, when a value is outside of what is allowed.
@@ -69,6 +71,7 @@ class Mcp:
     prefix: str | None = None
     timeout_s: float = 60.0
     effect: Literal["read", "idempotent", "keyed", "unsafe"] | None = None
+    deferred: bool | None = None
     argv: tuple[str, ...] = field(init=False)
     """The program and all its arguments."""
 
@@ -106,12 +109,17 @@ class Mcp:
                 f"allowed are {', '.join(_EFFECTS)}",
             )
 
+        deferred: object = self.deferred
+        if not (deferred is None or isinstance(deferred, bool)):
+            kind = type(deferred).__name__
+            raise TypeError(f'deferred of mcp server "{self.name}" is a bool, not {kind}')
+
     def __repr__(self) -> str:
         """Shows all but the values of `env`."""
         parts = [repr(list(self.argv))]
         if self.env:
             parts.append(f"env={{{', '.join(f'{key!r}: ...' for key in self.env)}}}")
-        for attribute in ("cwd", "name", "prefix", "effect"):
+        for attribute in ("cwd", "name", "prefix", "effect", "deferred"):
             if getattr(self, attribute) is not None:
                 parts.append(f"{attribute}={getattr(self, attribute)!r}")
         if self.tools is not None:

@@ -12,6 +12,7 @@ __all__ = [
     "CompactReport",
     "Divergence",
     "DrainReport",
+    "ModelReport",
     "Pending",
     "PruneReport",
     "ReplayReport",
@@ -39,6 +40,9 @@ class Report:
         reasoning_tokens: Of those written, on reasoning.
         cost_usd: US dollars, of the calls whose price is known.
         steps: Steps of the last turn.
+        cache_busts: How often a provider's prompt cache was lost without a reason.
+        cache_bust_tokens: Tokens that were read anew because of that, estimated.
+        compactions: How often what is sent to models was made shorter.
     """
 
     session: str
@@ -51,6 +55,52 @@ class Report:
     reasoning_tokens: int
     cost_usd: float
     steps: int
+    cache_busts: int = 0
+    cache_bust_tokens: int = 0
+    compactions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """What an engine knows of one key of one model.
+
+    Args:
+        host: Host and port of the server.
+        model: The model's name there.
+        key: Tells keys of one model at one host apart, from 1 in the order of their first use.
+        requests_per_minute: Given or learnt from the server; None: no limit is known.
+        tokens_per_minute: Given or learnt from the server; None: no limit is known.
+        concurrency: Calls that may be under way at once now.
+        in_flight: Calls under way.
+        queued: Calls that wait for their turn.
+        breaker: `closed`: all is well. `open`: the server failed so often that it is left alone.
+            `half_open`: one call finds out whether it is back.
+        paused_ms: Milliseconds for which it still rests, because the server asked for it.
+        calls: Calls made.
+        refused: Calls that the server refused because there were too many (status 429).
+        failed: Calls that failed, the refused ones included.
+        hedged: Second calls made because a first token was late.
+        first_token_p50_ms: Milliseconds to the first token that half of the calls stayed below;
+            without streaming, to the answer. None: there was no answer yet.
+        first_token_p95_ms: The same for 95 of 100 calls.
+    """
+
+    host: str
+    model: str
+    key: int
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrency: int
+    in_flight: int
+    queued: int
+    breaker: Literal["closed", "open", "half_open"]
+    paused_ms: int
+    calls: int
+    refused: int
+    failed: int
+    hedged: int
+    first_token_p50_ms: float | None
+    first_token_p95_ms: float | None
 
 
 def read_report(session: str, report: Any) -> Report:

@@ -71,6 +71,7 @@ class Tool(Generic[P, R_co]):
         retry: Extra attempts after a failed one.
         approve: Whether a person must approve a call.
         reconcile: Finds out what became of a call whose process ended; None: a person does.
+        deferred: Whether a model has to search for it; None: where an agent has many tools.
         is_async: Whether calling `fn` gives something to await.
     """
 
@@ -85,6 +86,7 @@ class Tool(Generic[P, R_co]):
         retry: int = 0,
         approve: Approve = False,
         reconcile: Reconcile | None = None,
+        deferred: bool | None = None,
     ) -> None:
         """Checks every argument; `tool` documents them."""
         _check_function(fn)
@@ -99,6 +101,7 @@ class Tool(Generic[P, R_co]):
         self.retry = retry
         self.approve = approve
         self.reconcile = reconcile
+        self.deferred = deferred
         self.is_async = _is_async(fn)
         _check_options(self)
 
@@ -127,6 +130,7 @@ class Tool(Generic[P, R_co]):
             retry=self.retry,
             approve=self.approve,
             reconcile=self.reconcile,
+            deferred=self.deferred,
         )
 
     def __repr__(self) -> str:
@@ -181,6 +185,7 @@ def tool(
     retry: int = 0,
     approve: Approve = False,
     reconcile: Reconcile | None = None,
+    deferred: bool | None = None,
 ) -> Callable[[Callable[P, R_co]], Tool[P, R_co]]: ...
 
 
@@ -195,6 +200,7 @@ def tool(
     retry: int = 0,
     approve: Approve = False,
     reconcile: Reconcile | None = None,
+    deferred: bool | None = None,
 ) -> Any:
     """Makes a function a tool; use it as `@tool` or `@tool(...)`.
 
@@ -214,6 +220,8 @@ def tool(
             means yes. An approval counts once.
         reconcile: Given arguments and `Context` of an `unsafe` call whose process ended, it gives
             an `Outcome`; without it, or where it raises, the call waits for `Run.resolve`.
+        deferred: True: models are not shown the tool, they find it with `tool_search`; None: so it
+            is where the agent has more than 64 tools.
 
     Raises:
         AgentError: `agent_invalid`, when an option is outside of what is allowed.
@@ -239,6 +247,7 @@ def tool(
             retry=retry,
             approve=approve,
             reconcile=reconcile,
+            deferred=deferred,
         )
 
     return make if fn is None else make(fn)
@@ -312,6 +321,9 @@ def _check_options(made: Tool[..., Any]) -> None:
             "agent_invalid", f'retry of tool "{name}" is {retry}, must be 0 to {RETRIES_MAX}'
         )
     _check_functions(made)
+    deferred: object = made.deferred
+    if not (deferred is None or isinstance(deferred, bool)):
+        raise TypeError(f'deferred of tool "{name}" is a bool, not {type(deferred).__name__}')
     if retry and made.effect == "unsafe":
         raise AgentError(
             "agent_invalid",

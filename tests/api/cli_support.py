@@ -25,7 +25,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mainspring import Agent, Model, Route, tool
+from mainspring import Agent, Model, Route, RoutePolicy, tool
 from mainspring.models import Answer
 
 model = Model("scripted", base_url=os.environ.get("SCRIPTED_URL", "http://127.0.0.1:9/v1"))
@@ -68,7 +68,7 @@ waiter = Agent("waiter", model=model, tools=[wait])
 judge = Agent("judge", model=model, output=Verdict)
 routed = Agent("routed", model=Route(
     Model("small", base_url=model.base_url), Model("large", base_url=model.base_url),
-    verify=checked,
+    verify=checked, policy=RoutePolicy(explore=0),
 ))
 
 

@@ -206,6 +206,10 @@ def test_a_provider_prefix_says_where_a_model_is() -> None:
         "first_token_ms_max": 120_000,
         "total_ms_max": 600_000,
         "params": {"temperature": 0, "max_completion_tokens": 9},
+        "price": {"input_usd": 0.75, "cached_usd": 0.075, "output_usd": 4.5},
+        "context_tokens": 400_000,
+        "output_tokens_max": 128_000,
+        "abilities": ["tools", "parallel_tools", "images", "structured_output", "reasoning"],
     }
     found = {
         name: (spec["name"], spec["base_url"], spec["tool_mode"], spec["output_mode"])
@@ -219,7 +223,7 @@ def test_a_provider_prefix_says_where_a_model_is() -> None:
         )
         for spec in [Model(name).spec()]
     }
-    anthropic = ("claude-sonnet-5", "https://api.anthropic.com/v1", "native", "prompt")
+    anthropic = ("claude-sonnet-5", "https://api.anthropic.com/v1", "native", "native")
     local = "http://127.0.0.1:11435/v1"
     assert found == {
         "anthropic:claude-sonnet-5": anthropic,
@@ -267,10 +271,15 @@ def test_with_an_address_the_name_is_what_the_server_calls_the_model() -> None:
 
 
 def test_what_a_model_needs_from_its_provider_is_sent_to_that_provider_only() -> None:
-    assert Model("gpt-5.6-terra").spec()["params"] == {"reasoning_effort": "none"}
-    chosen = Model("openai:gpt-5.6", params={"reasoning_effort": "low"})
+    assert Model("gpt-5.6-terra").spec()["api"] == "responses"
+    assert "params" not in Model("gpt-5.6-terra").spec()
+    chat = Model("gpt-5.6-terra", api="chat_completions")
+    assert chat.spec()["params"] == {"reasoning_effort": "none"}
+    chosen = replace(chat, params={"reasoning_effort": "low"})
     assert chosen.spec()["params"] == {"reasoning_effort": "low"}
-    assert "params" not in Model("gpt-5.6", base_url="http://127.0.0.1:9/v1").spec()
+    elsewhere = Model("gpt-5.6", base_url="http://127.0.0.1:9/v1").spec()
+    assert "params" not in elsewhere
+    assert "api" not in elsewhere
 
 
 def test_a_key_comes_from_the_argument_or_from_the_environment() -> None:
@@ -306,7 +315,8 @@ def test_a_key_is_never_shown() -> None:
         (
             {"name": "mystery"},
             'model "mystery" is not known, names begin with openai:, anthropic:, openrouter:, '
-            "ollama:, local: or fit qwen2.5-coder*, smollm2*, gpt-5.6*, gpt-*, claude-*\n"
+            "ollama:, local: or fit qwen2.5-coder*, smollm2*, gpt-*, gpt-5.6*, "
+            "gpt-6*, claude-*\n"
             'hint: say who serves it, such as "openai:mystery" or base_url="http://..."',
         ),
         ({"name": "openai:"}, 'a model has the name "openai:", which is empty'),

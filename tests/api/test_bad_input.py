@@ -465,7 +465,7 @@ async def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path:
         connection.commit()
     before = path.read_bytes()
     assert await refused(Engine(f"sqlite:///{path}").__aenter__()) == (
-        f"journal_newer: journal {path} has store version 99, this version reads up to 2\n"
+        f"journal_newer: journal {path} has store version 99, this version reads up to 3\n"
         "hint: use the version of mainspring that wrote it, or a newer one"
     )
     assert path.read_bytes() == before

@@ -169,8 +169,32 @@ def test_a_version_1_session_is_read_and_not_replayed(tmp_path: Path) -> None:
     assert len(reader.load("finished", 0)) == 18
     same, (seq, _, _, why) = reader.replay("finished")
     assert (same, seq) == (0, 0)
-    assert why == "the session was recorded in event format 1, a replay follows format 2"
+    assert why == "the session was recorded in event format 1, a replay follows format 3"
     reader.close()
+
+
+def test_sessions_of_version_2_are_read_and_go_on(tmp_path: Path) -> None:
+    fixture = Path(__file__).parent.parent / "fixtures" / "journal-v2.db"
+    shutil.copy(fixture, tmp_path / "s.db")
+
+    async def main() -> None:
+        with ScriptedModel([say("late")]) as model:
+            agent = Agent("clerk", model=model.model(), tools=[look])
+            async with Engine(store_in(tmp_path), agents=[agent]) as engine:
+                assert [run.session for run in engine.resumed] == ["open"]
+                assert await engine.resumed[0].result() == "late"
+                heads = {each.session: each.status for each in await engine.sessions()}
+                assert heads == {
+                    "open": "finished",
+                    "failed": "failed",
+                    "waiting": "waiting",
+                    "fork": "finished",
+                    "finished": "finished",
+                }
+                log = await engine.log("fork")
+                assert [event.kind for event in log].count("session_forked") == 1
+
+    asyncio.run(main())
 
 
 def test_pruning_keeps_what_forks_share(tmp_path: Path) -> None:

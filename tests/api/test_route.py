@@ -8,9 +8,30 @@ from typing import Any
 import openai
 import pytest
 
-from mainspring import Agent, Answer, Engine, Limits, ModelError, Route, SessionFailed, tool
+from mainspring import (
+    Agent,
+    Answer,
+    Engine,
+    Limits,
+    ModelError,
+    Route,
+    RoutePolicy,
+    SessionFailed,
+    tool,
+)
 from mainspring.events import AnswerRejected, Event, RouteDecided
-from mainspring.testing import Script, ScriptedModel, call, calls, drop, fail, say, say_json
+from mainspring.testing import (
+    Request,
+    Script,
+    ScriptedModel,
+    Step,
+    call,
+    calls,
+    drop,
+    fail,
+    say,
+    say_json,
+)
 
 
 @tool(effect="read")
@@ -27,7 +48,9 @@ def run(
     async def main() -> tuple[Any, list[Event], list[str]]:
         with ScriptedModel(models={"small": small, "large": large}) as model:
             output = options.pop("output", str)
-            route = Route(model.model("small"), model.model("large"), **options)
+            # What is tried at random is tested in `test_routing_core.py`.
+            policy = RoutePolicy(explore=0)
+            route = Route(model.model("small"), model.model("large"), policy=policy, **options)
             agent = Agent("a", model=route, tools=[add], output=output, limits=limits)
             async with Engine("memory:") as engine:
                 started = await engine.start(agent, "go")
@@ -48,7 +71,7 @@ def rejections(log: list[Event]) -> list[tuple[str, str, str]]:
     return [(e.problems[0].check, e.problems[0].message, e.action) for e in found]
 
 
-FIRST = (0, "small", "the first model of the route goes first")
+FIRST = (0, "small", "small first: its answer is checked")
 
 
 def test_the_small_model_goes_first_and_is_enough() -> None:
@@ -58,28 +81,61 @@ def test_the_small_model_goes_first_and_is_enough() -> None:
     assert routes(log) == [FIRST]
 
 
-def test_an_answer_that_misses_the_schema_goes_to_the_large_model() -> None:
-    result, log, asked = run([say('{"value": "x"}')], [say_json({"value": 3})], output=int)
-    assert (result, asked) == (3, ["small", "large"])
-    ((check, reason, action),) = rejections(log)
-    assert (check, action) == ("output_schema", "escalate")
-    assert routes(log) == [FIRST, (1, "large", f"the answer was rejected: {reason}")]
+def test_an_answer_that_misses_the_schema_is_mended_by_the_small_model() -> None:
+    small = [say('{"value": "x"}'), say_json({"value": 3})]
+    result, log, asked = run(small, [say("unused")], output=int)
+    assert (result, asked) == (3, ["small", "small"])
+    ((check, _, action),) = rejections(log)
+    assert (check, action) == ("output_schema", "repair")
+
+
+def test_an_answer_that_misses_the_schema_twice_goes_to_the_large_model() -> None:
+    wrong = say('{"value": "x"}')
+    result, log, asked = run([wrong, wrong], [say_json({"value": 3})], output=int)
+    assert (result, asked) == (3, ["small", "small", "large"])
+    (check, reason, first), (_, _, second) = rejections(log)
+    assert (check, first, second) == ("output_schema", "repair", "escalate")
+    assert routes(log) == [FIRST, (2, "large", f"the answer was rejected: {reason}")]
 
 
 def test_bad_tool_arguments_go_to_the_large_model_without_a_trace() -> None:
-    script = [calls(call("add", a="one")), say("unused")]
-    result, log, asked = run(script, [calls(call("add", a=1)), say("two")])
-    assert (result, asked) == ("two", ["small", "large", "large"])
-    reason = 'the arguments of tool "add" do not fit: at /a: "one" is not of type "integer"'
-    assert rejections(log) == [("tool_arguments", reason, "escalate")]
-    assert [e.kind for e in log].count("tool_call_failed") == 0
+    async def main() -> None:
+        def small(request: Request) -> Step:
+            told = request.messages[-1]["role"] == "tool"
+            return say("two") if told else calls(call("add", a="one"))
+
+        models: dict[str, Script] = {"small": small, "large": [calls(call("add", a=1))]}
+        with ScriptedModel(models=models) as model:
+            route = Route(model.model("small"), model.model("large"), policy=RoutePolicy(explore=0))
+            agent = Agent("a", model=route, tools=[add])
+            async with Engine("memory:") as engine:
+                started = await engine.start(agent, "go")
+                assert await started.result() == "two"
+                log = await engine.log(started.session)
+            reason = 'the arguments of tool "add" do not fit: at /a: "one" is not of type "integer"'
+            assert rejections(log) == [
+                ("tool_arguments", reason, "repair"),
+                ("tool_arguments", reason, "escalate"),
+            ]
+            assert [e.kind for e in log].count("tool_call_failed") == 0
+            asked = [request.model for request in model.requests]
+            # Once the large model has helped, the small one goes on.
+            assert asked == ["small", "small", "large", "small"]
+            roles = [[m["role"] for m in request.messages] for request in model.requests]
+            assert roles[1] == ["user", "assistant", "tool", "user"]
+            assert roles[2] == ["user"]
+            assert roles[3] == ["user", "assistant", "tool"]
+
+    asyncio.run(main())
 
 
 def test_an_unknown_tool_goes_to_the_large_model() -> None:
-    result, log, _ = run([calls(call("subtract"))], [say("no such thing")])
+    result, log, _ = run([calls(call("subtract")), calls(call("subtract"))], [say("no such thing")])
     assert result == "no such thing"
+    told = 'there is no tool "subtract", the tools are: add'
     assert rejections(log) == [
-        ("tool_unknown", 'there is no tool "subtract", the tools are: add', "escalate")
+        ("tool_unknown", told, "repair"),
+        ("tool_unknown", told, "escalate"),
     ]
 
 
@@ -192,7 +248,10 @@ def test_the_next_turn_starts_with_the_small_model_again() -> None:
         }
         with ScriptedModel(models=models) as model:
             check = Route(
-                model.model("small"), model.model("large"), verify=lambda a: a.text != "what?"
+                model.model("small"),
+                model.model("large"),
+                verify=lambda a: a.text != "what?",
+                policy=RoutePolicy(explore=0),
             )
             agent = Agent("a", model=check)
             async with Engine("memory:") as engine:
@@ -326,3 +385,21 @@ def test_a_request_is_what_the_official_sdk_sends(stream: bool) -> None:
     assert ours == theirs
     # The arguments go back as the model wrote them, byte for byte.
     assert assistant["tool_calls"][1]["function"]["arguments"] == json.dumps({"a": 2, "b": 3})
+
+
+def test_a_forced_call_holds_for_the_next_model_and_ends_with_the_first_call() -> None:
+    async def main() -> None:
+        def small(request: Request) -> Step:
+            told = request.messages[-1]["role"] == "tool"
+            return say("two") if told else calls(call("add", a="one"))
+
+        models: dict[str, Script] = {"small": small, "large": [calls(call("add", a=1))]}
+        with ScriptedModel(models=models) as model:
+            route = Route(model.model("small"), model.model("large"), policy=RoutePolicy(explore=0))
+            agent = Agent("a", model=route, tools=[add], tool_choice="required")
+            assert await agent.run("go") == "two"
+            choices = [request.body.get("tool_choice") for request in model.requests]
+            # The first answer, its repair, the large model; then the small one goes on.
+            assert choices == ["required", "required", "required", None]
+
+    asyncio.run(main())

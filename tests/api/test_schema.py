@@ -326,6 +326,24 @@ def test_annotations_written_as_text_are_resolved_even_those_of_a_closure() -> N
     assert list(properties(fn)) == ["item", "local"]
 
 
+def test_fields_of_typed_dicts_keep_the_order_in_which_they_are_written() -> None:
+    class Inner(TypedDict):
+        y: int
+        x: int
+
+    class Outer(TypedDict):
+        working: str
+        answer: NotRequired[int]
+        inner: list[Inner]
+
+    def fn(outer: Outer) -> None: ...
+
+    (outer,) = properties(fn).values()
+    assert list(outer["properties"]) == ["working", "answer", "inner"]
+    assert outer["required"] == ["working", "inner"]
+    assert list(outer["properties"]["inner"]["items"]["properties"]) == ["y", "x"]
+
+
 def test_methods_partials_and_callable_objects_are_read() -> None:
     class Shop:
         def buy(self, order: int) -> None:

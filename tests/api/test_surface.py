@@ -14,20 +14,23 @@ import mainspring
 from mainspring import MainspringError, errors
 from mainspring._native import error_catalogue
 
-PUBLIC = ["", ".agent", ".context", ".engine", ".errors", ".events", ".mcp", ".models"]
-PUBLIC += [".outcome", ".reports", ".run", ".testing", ".tool"]
+PUBLIC = ["", ".adapter", ".agent", ".budget", ".compaction", ".context", ".engine", ".errors"]
+PUBLIC += [".events", ".gateway", ".mcp", ".model_client", ".models", ".outcome", ".reports"]
+PUBLIC += [".routing", ".run", ".testing", ".tool"]
 CODES = [code for code, _, _ in error_catalogue()]
 CLASSES = [getattr(errors, name) for name in errors.__all__ if name != "from_failure"]
 
 # Which class a code's exception has: the first part of the code, but for these.
 AREAS = {
     "agent": errors.AgentError,
+    "budget": errors.AgentError,
     "engine": errors.EngineError,
     "journal": errors.JournalError,
     "limit": errors.LimitError,
     "local": errors.LocalModelError,
     "mcp": errors.McpError,
     "model": errors.ModelError,
+    "route": errors.RouteError,
     "session": errors.SessionError,
     "tool": errors.ToolError,
 }
@@ -35,6 +38,7 @@ ALONE = {
     "answer_rejected": errors.SessionFailed,
     "approval_denied": errors.ToolError,
     "approval_used": errors.SessionError,
+    "budget_exhausted": errors.BudgetError,
     "cancelled": errors.SessionCancelled,
     "internal": errors.EngineError,
     "lease_lost": errors.SessionError,

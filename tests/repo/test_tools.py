@@ -46,6 +46,7 @@ def test_every_target_has_a_help_line() -> None:
         "one",
         "bench",
         "crash",
+        "fuzz",
         "sim",
         "sim-planted",
         "test-models",

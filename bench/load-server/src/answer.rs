@@ -9,6 +9,7 @@
 use memchr::memmem::Finder;
 
 use crate::options::Options;
+use crate::trouble::Spoiled;
 
 /// How many different texts there are for one length.
 const TEXT_COUNT: usize = 4096;
@@ -131,6 +132,39 @@ impl Renderer {
         });
         at.token_idx += 1;
         true
+    }
+
+    /// Writes an answer with further header lines, each with its line break.
+    pub fn chat_with(&mut self, plan: &Plan, lines: &str, out: &mut Vec<u8>) {
+        let from = out.len();
+        self.chat(plan, out);
+        let status_end = out[from..].iter().position(|&b| b == b'\n');
+        let at = from + status_end.expect("an answer begins with a status line") + 1;
+        out.splice(at..at, lines.bytes());
+    }
+
+    /// Writes an answer that is none; the connection is to be closed after half of one.
+    pub fn spoiled(&mut self, plan: &Plan, spoiled: &Spoiled, out: &mut Vec<u8>) {
+        match spoiled {
+            Spoiled::Refused(status, lines) => {
+                let body = "{\"error\":{\"message\":\"not now\",\"type\":\"fault\"}}";
+                text(out, "HTTP/1.1 ");
+                text(out, status);
+                text(out, "\r\ncontent-type: application/json\r\n");
+                text(out, lines);
+                text(out, "content-length: ");
+                number(out, body.len() as u64);
+                text(out, "\r\n\r\n");
+                text(out, body);
+            }
+            Spoiled::Hang => {}
+            Spoiled::Cut => {
+                let from = out.len();
+                self.chat(plan, out);
+                out.truncate(from + (out.len() - from) * 3 / 4);
+            }
+            Spoiled::Garbage => with_length(out, "200 OK", b"{\"choices\":[{\"message\":{"),
+        }
     }
 
     /// Writes an answer with a JSON body.

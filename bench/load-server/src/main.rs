@@ -9,6 +9,7 @@ mod connection;
 mod options;
 mod request;
 mod server;
+mod trouble;
 
 use std::io::{self, Write};
 use std::process::{self, ExitCode};

@@ -25,6 +25,10 @@ Paths: POST /v1/chat/completions, GET /v1/models, GET /stats.
   --answer-chars N    length of the final text (default 100)
   --answer-tokens N   pieces of the final text when streamed (default 20)
   --token-gap-ms N    time between two pieces; 0 sends them at once (default 0)
+  --requests-per-minute N  requests that each key may make, 0 any number (default 0)
+  --fault-per-mille N requests of 1,000 that fail: 429, 500, 503, no answer, half an answer,
+                      or one that is no JSON (default 0)
+  --seed N            which requests fail, and how (default 1)
   --help              print this
 ";
 
@@ -49,6 +53,12 @@ pub struct Options {
     pub answer_tokens: usize,
     /// Time between two streamed pieces.
     pub token_gap: Duration,
+    /// Requests that each key may make in any minute; 0 means any number.
+    pub requests_per_minute: usize,
+    /// Requests of a thousand that fail on purpose.
+    pub fault_per_mille: usize,
+    /// Chooses which ones, and how.
+    pub seed: u64,
 }
 
 impl Default for Options {
@@ -63,6 +73,9 @@ impl Default for Options {
             answer_chars: 100,
             answer_tokens: 20,
             token_gap: Duration::ZERO,
+            requests_per_minute: 0,
+            fault_per_mille: 0,
+            seed: 1,
         }
     }
 }
@@ -108,6 +121,9 @@ fn set(options: &mut Options, name: &str, value: String) -> Result<(), String> {
         "--answer-chars" => options.answer_chars = count(1, CHARS_MAX)?,
         "--answer-tokens" => options.answer_tokens = count(1, CHARS_MAX)?,
         "--token-gap-ms" => options.token_gap = millis()?,
+        "--requests-per-minute" => options.requests_per_minute = count(0, 100_000_000)?,
+        "--seed" => options.seed = number(1, 1_000_000)?,
+        "--fault-per-mille" => options.fault_per_mille = count(0, 1_000)?,
         _ => return Err(format!("option \"{name}\" does not exist")),
     }
     Ok(())

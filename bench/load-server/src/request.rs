@@ -12,6 +12,8 @@
 //! # Source
 //! RFC 9112, sections 2 (message), 6 (body) and 7.1 (chunked).
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use memchr::{memchr, memmem};
 
 /// Largest request head.
@@ -41,6 +43,8 @@ pub struct Request<'a> {
     pub route: Route,
     /// Whether the connection stays open after the answer.
     pub keep_alive: bool,
+    /// A hash of the key that it was made with.
+    pub key: u64,
     /// Its body, unchunked.
     pub body: &'a [u8],
     /// How many bytes of the input it took.
@@ -54,6 +58,7 @@ pub type Refusal = &'static str;
 struct Head {
     route: Route,
     keep_alive: bool,
+    key: u64,
     bytes: usize,
     body: Body,
 }
@@ -97,7 +102,8 @@ impl Parser {
                 None => return Ok(None),
             },
         };
-        Ok(Some(Request { route: head.route, keep_alive: head.keep_alive, body, consumed }))
+        let Head { route, keep_alive, key, .. } = head;
+        Ok(Some(Request { route, keep_alive, key, body, consumed }))
     }
 
     /// Makes the parser ready for the next request.
@@ -161,7 +167,7 @@ fn read_head(head: &[u8], bytes: usize) -> Result<Head, Refusal> {
         Some(b"HTTP/1.0") => false,
         _ => return Err("request line is not `METHOD PATH HTTP/1.1`"),
     };
-    let mut body = Body::Sized(0);
+    let (mut body, mut key) = (Body::Sized(0), 0);
     for line in lines {
         let Some(colon) = memchr(b':', line) else {
             return Err("header line has no colon");
@@ -174,6 +180,10 @@ fn read_head(head: &[u8], bytes: usize) -> Result<Head, Refusal> {
                 return Err("transfer encoding is not `chunked`");
             }
             body = Body::Chunked;
+        } else if name.eq_ignore_ascii_case(b"authorization") {
+            let mut hasher = DefaultHasher::new();
+            value.hash(&mut hasher);
+            key = hasher.finish();
         } else if name.eq_ignore_ascii_case(b"connection") {
             keep_alive = !value.eq_ignore_ascii_case(b"close") && keep_alive;
         }
@@ -181,6 +191,7 @@ fn read_head(head: &[u8], bytes: usize) -> Result<Head, Refusal> {
     Ok(Head {
         route: route(method.unwrap_or_default(), path.unwrap_or_default()),
         keep_alive,
+        key,
         bytes,
         body,
     })

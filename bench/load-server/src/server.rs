@@ -18,6 +18,7 @@ use crate::answer::{Plan, Renderer};
 use crate::connection::{Connection, Gone, Phase};
 use crate::options::Options;
 use crate::request::{Request, Route};
+use crate::trouble::{Spoiled, Trouble, Verdict};
 
 const LISTENER: Token = Token(usize::MAX);
 const EVENTS_MAX: usize = 1024;
@@ -39,6 +40,7 @@ pub struct Server {
     free_slots: Vec<usize>,
     timers: BinaryHeap<Reverse<Timer>>,
     renderer: Renderer,
+    trouble: Trouble,
     delay: Duration,
     token_gap: Duration,
     scratch: Vec<u8>,
@@ -52,6 +54,9 @@ pub struct Server {
 enum Step {
     Json(&'static str, String),
     Chat(Plan),
+    /// An answer with the key's limits in its head; nothing delays it.
+    ChatWith(Plan, String),
+    Spoil(Plan, Spoiled),
 }
 
 /// Connections that may wait to be accepted. A burst of clients past it is answered only when they
@@ -86,6 +91,7 @@ impl Server {
             timers: BinaryHeap::new(),
             delay: options.delay,
             token_gap: options.token_gap,
+            trouble: Trouble::new(&options),
             renderer: Renderer::new(options),
             scratch: vec![0; SCRATCH_BYTES],
             accepted_count: 0,
@@ -238,6 +244,19 @@ impl Server {
                     self.renderer.json(status, &body, &mut connection.output);
                     connection.flush()?;
                 }
+                Step::ChatWith(plan, lines) => {
+                    self.renderer.chat_with(&plan, &lines, &mut connection.output);
+                    self.answer_count += 1;
+                    connection.flush()?;
+                }
+                Step::Spoil(plan, spoiled) => {
+                    self.renderer.spoiled(&plan, &spoiled, &mut connection.output);
+                    connection.last |= spoiled == Spoiled::Cut;
+                    if spoiled == Spoiled::Hang {
+                        connection.phase = Phase::Waiting(plan);
+                    }
+                    connection.flush()?;
+                }
                 Step::Chat(plan) => {
                     connection.phase = Phase::Waiting(plan);
                     if self.delay.is_zero() {
@@ -255,7 +274,12 @@ impl Server {
         match request.route {
             Route::Chat => {
                 self.request_count += 1;
-                Step::Chat(self.renderer.plan(request.body))
+                let plan = self.renderer.plan(request.body);
+                match self.trouble.judge(request.key, Instant::now()) {
+                    Verdict::Serve(lines) if lines.is_empty() => Step::Chat(plan),
+                    Verdict::Serve(lines) => Step::ChatWith(plan, lines),
+                    Verdict::Spoil(spoiled) => Step::Spoil(plan, spoiled),
+                }
             }
             Route::Models => Step::Json("200 OK", MODELS.to_owned()),
             Route::Stats => Step::Json("200 OK", self.stats()),
@@ -306,9 +330,12 @@ impl Server {
 
     fn stats(&self) -> String {
         format!(
-            "{{\"request_count\":{},\"answer_count\":{},\"open_connection_count\":{}}}",
+            "{{\"request_count\":{},\"answer_count\":{},\"refused_count\":{},\
+             \"fault_count\":{},\"open_connection_count\":{}}}",
             self.request_count,
             self.answer_count,
+            self.trouble.refused_count,
+            self.trouble.fault_count,
             self.open_count(),
         )
     }

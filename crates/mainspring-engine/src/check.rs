@@ -6,6 +6,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::agent::Agent;
+use crate::deferred;
 
 /// Schema errors told about one text; more would not help a model.
 const ERRORS_TOLD_MAX: usize = 3;
@@ -46,7 +47,7 @@ fn told(error: jsonschema::ValidationError<'_>) -> String {
     seen(&format!("{at}{error}"))
 }
 
-fn seen(text: &str) -> String {
+pub(crate) fn seen(text: &str) -> String {
     match text.char_indices().nth(SEEN_CHARS_MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
@@ -104,22 +105,18 @@ fn whole(check: &str, message: &str) -> Problem {
 fn tool_calls(agent: &Agent, answer: &Answer) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (position, call) in (0..).zip(&answer.tool_calls) {
-        let Some(tool) = agent.tools.get(&call.name) else {
-            problems.push(Problem {
-                check: "tool_unknown".to_owned(),
-                message: format!(
-                    "there is no tool {:?}, the tools are: {}",
-                    seen(&call.name),
-                    known(agent)
-                ),
-                call: Some(position),
-            });
-            continue;
+        let (tool, meant) = match deferred::target(agent, call) {
+            Ok(target) => target,
+            Err(message) => {
+                let check = "tool_unknown".to_owned();
+                problems.push(Problem { check, message, call: Some(position) });
+                continue;
+            }
         };
-        if let Some(found) = tool.schema.problem(&call.arguments) {
+        if let Some(found) = tool.schema.problem(&meant.arguments) {
             problems.push(Problem {
                 check: "tool_arguments".to_owned(),
-                message: format!("the arguments of tool {:?} do not fit: {found}", call.name),
+                message: format!("the arguments of tool {:?} do not fit: {found}", meant.name),
                 call: Some(position),
             });
         }
@@ -127,7 +124,7 @@ fn tool_calls(agent: &Agent, answer: &Answer) -> Vec<Problem> {
     problems
 }
 
-fn known(agent: &Agent) -> String {
-    let names: Vec<_> = agent.spec.tools.iter().map(|tool| tool.name.as_str()).collect();
+pub(crate) fn known(agent: &Agent) -> String {
+    let names: Vec<_> = agent.spec.listed_tools().iter().map(|tool| tool.name.as_str()).collect();
     if names.is_empty() { "none".to_owned() } else { seen(&names.join(", ")) }
 }

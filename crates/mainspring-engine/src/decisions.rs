@@ -14,6 +14,7 @@ use mainspring_session::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::budgets::Budgets;
 use crate::check;
 use crate::live::Letter;
 use crate::mail::{DecideRequest, Decision, Mail, OnChange, Reply, ResumeRequest};
@@ -66,7 +67,8 @@ impl Shard {
     fn decide_aside(&self, request: DecideRequest, reply: Reply<()>, tries: u32) {
         let post = self.config.post.clone();
         let at_us = self.now_us();
-        self.config.loader.run(move |journal| match prepare(journal, &request, at_us) {
+        let budgets = self.config.budgets.clone();
+        self.config.loader.run(move |journal| match prepare(journal, &budgets, &request, at_us) {
             Ok((append, told)) => {
                 let waiting = Mutex::new(Some(Asked { request, reply, told, tries }));
                 journal.append(Append { sink: Arc::new(Told { post, waiting }), ..append });
@@ -174,6 +176,7 @@ fn check_arguments(
 /// who decided is told once it is stored.
 fn prepare(
     journal: &dyn Journal,
+    budgets: &Budgets,
     request: &DecideRequest,
     at_us: i64,
 ) -> Result<(Append, Result<(), Failure>), Failure> {
@@ -192,6 +195,7 @@ fn prepare(
         held: true,
     };
     let first = state.next_seq;
+    let charged = state.spending.charged;
     let mut events = Vec::new();
     let mut counted = false;
     for fact in [reopened, decision] {
@@ -203,7 +207,10 @@ fn prepare(
         events.extend(made);
     }
     let result = if counted { Ok(()) } else { Err(asked_anew(session)) };
-    Ok((takeover(session, &state, first, &events, at_us), result))
+    let spending = &state.spending;
+    let charges = budgets.charges_aside(&spending.funding, spending.charged.minus(charged), at_us);
+    let append = takeover(session, &state, first, &events, at_us);
+    Ok((Append { charges, ..append }, result))
 }
 
 fn asked_anew(session: &SessionId) -> Failure {
@@ -239,6 +246,7 @@ fn takeover(
         status,
         blobs: Vec::new(),
         snapshot: None,
+        charges: Vec::new(),
         release: true,
         token: 0,
         sink: Arc::new(Nobody),

@@ -9,14 +9,16 @@ use mainspring_journal::Hold;
 use mainspring_mcp::{Guard, McpCall, StdioConfig};
 use mainspring_models::ModelRequest;
 use mainspring_session::{
-    ActiveModelCall, CallIndex, CallStatus, Command, EffectOutcome, ErrorCode, Fact, Failure, Phase,
+    ActiveModelCall, CallIndex, CallStatus, Command, EffectOutcome, ErrorCode, Fact, Failure,
+    PendingAnswer, Phase, model_wait_ms_max,
 };
-use mainspring_wire::{CallIds, Delta};
+use mainspring_wire::{Delta, HttpFailure};
 use serde_json::value::RawValue;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::agent::Binding;
+use crate::budgets::{Paid, within};
 use crate::check;
 use crate::host::{CallContext, HostCall, HostJob, HostOutcome, HostResult, Ticket};
 use crate::live::{Key, Live};
@@ -67,10 +69,14 @@ impl Shard {
         match command {
             Command::CallModel(_) if self.draining.is_some() => self.park(key),
             Command::CallModel(call) => self.call_model(key, call),
+            Command::Summarise(_) if self.draining.is_some() => self.park(key),
+            Command::Summarise(summary) => self.summarise(key, summary),
             Command::CallTool { call, attempt } => self.call_tool(key, call, attempt),
             Command::AskPolicy { call } => self.ask_host(key, JobKind::Policy { call }),
             Command::Reconcile { call } => self.ask_host(key, JobKind::Reconcile { call }),
             Command::Verify => self.verify(key),
+            Command::Check { .. } if self.draining.is_some() => self.park(key),
+            Command::Check { step, check } => self.check_answer(key, step, check),
             Command::Wait { until_us } => {
                 if self.draining.is_some() && self.is_backing_off(key) {
                     return self.park(key);
@@ -131,22 +137,16 @@ impl Shard {
     }
 
     fn call_model(&mut self, key: Key, call: ActiveModelCall) {
+        let paid = self.paid(key, call);
         let Some(live) = self.lives.get_mut(&key) else {
             return;
         };
         let (step, attempt) = (call.step, call.attempt);
-        let tier = &live.agent.tiers[call.tier as usize];
-        let model = &live.agent.spec.models[call.tier as usize];
-        let history = live.history.update(&tier.codec, &live.state.messages);
-        let request = ModelRequest {
-            endpoint: tier.endpoint.clone(),
-            codec: tier.codec.clone(),
-            body: tier.codec.body(history).into(),
-            ids: CallIds { first: CallIndex(live.state.tool_call_count) },
-            connect_ms_max: model.connect_ms_max,
-            first_token_ms_max: model.first_token_ms_max,
-            total_ms_max: model.total_ms_max,
+        live.watch_cache(call);
+        let Some(request) = live.model_request(call.tier) else {
+            return;
         };
+        let request = ModelRequest { attempt, second: paid.as_ref().map(Paid::second), ..request };
         let models = Arc::clone(&self.config.models);
         let post = self.config.post.clone();
         let watched = live.watched.clone();
@@ -163,7 +163,8 @@ impl Shard {
                     }
                 }
             };
-            let call = std::panic::AssertUnwindSafe(models.call(request, &mut on_delta));
+            let call =
+                std::panic::AssertUnwindSafe(within(paid, models.call(request, &mut on_delta)));
             let result = call.catch_unwind().await.unwrap_or_else(|_| {
                 let message = "the model call stopped at a broken invariant";
                 Err(Failure::new(ErrorCode::INTERNAL, message).into())
@@ -178,20 +179,18 @@ impl Shard {
         key: Key,
         step: u32,
         attempt: u32,
-        result: Result<mainspring_models::ModelReply, mainspring_wire::HttpFailure>,
+        result: Result<mainspring_models::ModelReply, HttpFailure>,
     ) {
         let Some(live) = self.lives.get_mut(&key) else {
             return;
         };
         live.model = None;
         let fact = match result {
-            Err(error) => Fact::ModelFailed {
-                step,
-                attempt,
-                error: error.failure,
-                retry_after_ms: error.retry_after_ms,
-            },
+            Err(error) => failed_fact(live, (step, attempt), error),
             Ok(mut reply) => {
+                if let Phase::Calling(call) = live.state.phase {
+                    reply.notes.cache_bust = live.cache.answered(call.tier, reply.usage);
+                }
                 check::normalise(&mut reply.answer);
                 let mut problems = reply.problems;
                 if problems.is_empty() {
@@ -204,6 +203,7 @@ impl Shard {
                     finish_reason: reply.finish_reason,
                     usage: reply.usage,
                     timing: reply.timing,
+                    notes: reply.notes,
                     problems,
                 }
             }
@@ -237,6 +237,8 @@ impl Shard {
         let arguments = current.call.arguments.clone();
         let mut task = None;
         match &tool.binding {
+            Binding::Search => return self.search_tools(key, call, attempt),
+            Binding::StandIn => return self.refuse_stand_in(key, call, attempt),
             Binding::Host(number) => {
                 let context = CallContext {
                     session: live.id.clone(),
@@ -500,6 +502,20 @@ fn answered_fact(kind: JobKind, outcome: HostOutcome) -> Option<Fact> {
     }
 }
 
+/// The failure of a model call as the session hears of it: a retry that would come after the turn's
+/// end is none, and what nobody saw of an answer need not be taken back.
+fn failed_fact(live: &mut Live, (step, attempt): (u32, u32), error: HttpFailure) -> Fact {
+    let HttpFailure { failure: mut error, retry_after_ms } = error;
+    let left = live.turn_ends.map(|ends| ends.saturating_duration_since(Instant::now()));
+    let wait = model_wait_ms_max(attempt, retry_after_ms).map(Duration::from_millis);
+    if error.retryable && wait.zip(left).is_some_and(|(wait, left)| wait > left) {
+        error.retryable = false;
+        error.hint = Some("the turn's time is up before another attempt".to_owned());
+    }
+    let streamed_chars = live.watch.break_off(step, attempt);
+    Fact::ModelFailed { step, attempt, error, retry_after_ms, streamed_chars }
+}
+
 /// How long a session waits for a time. The wall clock may have been set since the time was
 /// chosen: by now, so it is measured from the decision; or before this process took the session
 /// over, so it is then no longer than any wait that the log tells of.
@@ -518,6 +534,7 @@ fn still_wanted(live: &Live, command: &Command) -> bool {
     let status = |call| live.state.call(call).map(|call| (&call.status, call.attempt));
     match command {
         Command::CallModel(call) => live.state.phase == Phase::Calling(*call),
+        Command::Summarise(summary) => live.state.phase == Phase::Summarising(*summary),
         Command::CallTool { call, attempt } => {
             status(*call) == Some((&CallStatus::Running, *attempt))
         }
@@ -526,6 +543,11 @@ fn still_wanted(live: &Live, command: &Command) -> bool {
         }
         Command::Reconcile { call } => matches!(status(*call), Some((CallStatus::Unknown, _))),
         Command::Verify => matches!(&live.state.phase, Phase::Judging(pending) if pending.verify),
+        Command::Check { step, check } => {
+            let awaited = |pending: &PendingAnswer| pending.checking == Some(*check);
+            matches!(&live.state.phase, Phase::Judging(pending) if awaited(pending))
+                && live.state.steps == step + 1
+        }
         _ => true,
     }
 }

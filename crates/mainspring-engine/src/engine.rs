@@ -11,10 +11,12 @@ use mainspring_journal::{
     PruneQuery, PruneReport, SessionHead, SessionQuery,
 };
 use mainspring_mcp::{McpBroker, McpError, McpServer, StdioConfig};
-use mainspring_models::{ModelClient, TransportLimits};
-use mainspring_session::{BlobHash, ErrorCode, Failure, Record, Seq, SessionId};
+use mainspring_models::budget::AccountReport;
+use mainspring_models::{Admission, AdmissionLimits, ChannelReport, ModelClient, TransportLimits};
+use mainspring_session::{BlobHash, Budget, ErrorCode, Failure, Record, Seq, SessionId};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+use crate::budgets::Budgets;
 use crate::host::{Host, HostResult};
 use crate::loader::{self, Loader};
 use crate::mail::{
@@ -73,6 +75,10 @@ pub struct EngineConfig {
     pub shard_count: u8,
     /// What it may hold.
     pub limits: EngineLimits,
+    /// How model calls get their turn.
+    pub admission: AdmissionLimits,
+    /// What tenants may spend, by name.
+    pub budgets: Vec<(String, Budget)>,
 }
 
 impl EngineConfig {
@@ -87,6 +93,8 @@ impl EngineConfig {
             durability: Durability::Full,
             shard_count: u8::try_from((cores / 4).clamp(1, 64)).unwrap_or(1),
             limits: EngineLimits::default(),
+            admission: AdmissionLimits::default(),
+            budgets: Vec::new(),
         }
     }
 }
@@ -99,8 +107,12 @@ pub struct Engine {
     threads: Mutex<Vec<JoinHandle<()>>>,
     journal: Arc<dyn Journal>,
     loader: Mutex<Option<Loader>>,
+    budgets: Budgets,
+    clock: SharedClock,
     /// None where there are no MCP servers, as in a simulation.
     mcp: Option<Mcp>,
+    /// What all shards know of the models' limits and health.
+    admission: Arc<Admission>,
 }
 
 struct Mcp {
@@ -121,6 +133,8 @@ pub struct Parts {
     pub clock: SharedClock,
     /// What it may hold.
     pub limits: EngineLimits,
+    /// What tenants may spend, by name; each must be usable.
+    pub budgets: Vec<(String, Budget)>,
 }
 
 /// The one shard of an engine without threads: a future that runs until the engine is closed.
@@ -164,6 +178,10 @@ impl Engine {
         host: Arc<dyn Host>,
     ) -> Result<Self, Failure> {
         raise_descriptor_limit();
+        let admission = Admission::new(config.admission)?;
+        let budgets = Budgets::new(&config.budgets)?;
+        let clock: SharedClock = Arc::new(SystemClock);
+        budgets.load(journal.as_ref(), clock.now_us())?;
         let (loader, reader) =
             Loader::start(Arc::clone(&journal)).map_err(|error| thread_error(&error))?;
         let (runtime, stop, broker_thread) = start_runtime("mainspring-mcp")?;
@@ -173,7 +191,10 @@ impl Engine {
             threads: Mutex::new(vec![reader, broker_thread]),
             journal,
             loader: Mutex::new(Some(loader.clone())),
+            budgets: budgets.clone(),
+            clock: Arc::clone(&clock),
             mcp: Some(Mcp { broker: broker.clone(), runtime, stop: Mutex::new(Some(stop)) }),
+            admission: Arc::clone(&admission),
         };
         let (peers, claims) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
         for index in 0..config.shard_count.max(1) {
@@ -182,10 +203,17 @@ impl Engine {
                 index,
                 host: Arc::clone(&host),
                 journal: Arc::clone(&engine.journal),
-                models: Arc::new(ModelClient::new(TransportLimits::default())?),
-                clock: Arc::new(SystemClock),
+                models: Arc::new(
+                    ModelClient::with_admission(
+                        TransportLimits::default(),
+                        Arc::clone(&admission),
+                    )?
+                    .with_host(host.clone()),
+                ),
+                clock: Arc::clone(&clock),
                 broker: Some(broker.clone()),
                 loader: loader.clone(),
+                budgets: budgets.clone(),
                 limits: config.limits,
                 post: post.clone(),
                 peers: Arc::clone(&peers),
@@ -203,8 +231,14 @@ impl Engine {
     }
 
     /// An engine of one shard without threads, and the shard, for the caller to run.
-    #[must_use]
-    pub fn without_threads(parts: Parts) -> (Self, ShardTask) {
+    ///
+    /// # Errors
+    /// `budget_invalid`.
+    ///
+    /// # Panics
+    /// Never: the default limits of admission are valid.
+    pub fn without_threads(parts: Parts) -> Result<(Self, ShardTask), Failure> {
+        let budgets = Budgets::new(&parts.budgets)?;
         let (post, inbox) = unbounded_channel();
         let loader = Loader::Inline(Arc::clone(&parts.journal));
         let peers = Arc::new(OnceLock::new());
@@ -214,9 +248,10 @@ impl Engine {
             host: parts.host,
             journal: Arc::clone(&parts.journal),
             models: parts.models,
-            clock: parts.clock,
+            clock: Arc::clone(&parts.clock),
             broker: None,
             loader: loader.clone(),
+            budgets: budgets.clone(),
             limits: parts.limits,
             post: post.clone(),
             peers,
@@ -227,9 +262,13 @@ impl Engine {
             threads: Mutex::default(),
             journal: parts.journal,
             loader: Mutex::new(Some(loader)),
+            budgets,
+            clock: parts.clock,
             mcp: None,
+            admission: Admission::new(AdmissionLimits::default())
+                .expect("the default limits are valid"),
         };
-        (engine, ShardTask(shard, inbox))
+        Ok((engine, ShardTask(shard, inbox)))
     }
 
     /// Begins a turn. Answered once it is durable.
@@ -276,6 +315,12 @@ impl Engine {
         }
     }
 
+    /// What is known of every key of every model that was called.
+    #[must_use]
+    pub fn models(&self) -> Vec<ChannelReport> {
+        self.admission.report()
+    }
+
     /// Whether this process may still act on what it took in a tenure: asked by a host just before
     /// it runs a tool.
     #[must_use]
@@ -316,6 +361,12 @@ impl Engine {
     /// A session's state as JSON as of a position (`None`: now).
     pub fn state_at(&self, session: SessionId, until: Option<Seq>, reply: Reply<String>) {
         self.read(reply, move |journal| loader::state_json(journal, &session, until));
+    }
+
+    /// How the budget of a tenant stands; none if it has none here.
+    pub fn budget(&self, tenant: String, reply: Reply<Option<AccountReport>>) {
+        let (budgets, at_us) = (self.budgets.clone(), self.clock.now_us());
+        self.read(reply, move |journal| budgets.report(journal, &tenant, at_us));
     }
 
     /// Removes ended sessions for good.
@@ -577,7 +628,7 @@ pub(crate) fn mcp_failure(error: &McpError) -> Failure {
 
 /// Lets the process have as many connections as it is allowed to: the default soft limit of 1,024
 /// is less than the sessions it can hold.
-fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use mainspring_models::ModelHost;
 use mainspring_session::{CallIndex, EffectId, EffectOutcome, Failure, SessionId};
 
 /// Names one job handed to a host. The top byte is the shard that waits for it.
@@ -119,7 +120,7 @@ pub struct HostResult {
 }
 
 /// Runs jobs. Neither method may block.
-pub trait Host: Send + Sync {
+pub trait Host: ModelHost {
     /// Takes jobs; each ends with one [`HostResult`] given to `Engine::host_results`.
     fn run(&self, calls: Vec<HostCall>);
 

@@ -8,9 +8,14 @@
 //! Start reading at [`Engine`], then `shard.rs` (the loop) and `live.rs` (one session).
 
 mod agent;
+mod budgets;
+mod cache;
 mod check;
+mod checking;
 mod claims;
+mod completion;
 mod decisions;
+mod deferred;
 mod dispatch;
 mod drain;
 mod engine;
@@ -24,17 +29,24 @@ mod outcome;
 mod ports;
 mod replay;
 mod requests;
+mod route;
 mod shard;
+mod summary;
 mod timers;
 mod watch;
 
-pub use agent::{Agent, AgentConfig, Binding, ModelAccess};
-pub use engine::{Engine, EngineConfig, EngineLimits, Parts, ShardTask};
+pub use agent::{Agent, AgentConfig, Binding, EndpointAccess, ModelAccess};
+pub use completion::{
+    Attempt, Completer, CompleterConfig, Completion, CompletionError, CompletionLimits,
+    CompletionRecord, CompletionRequest, Hook, ModelRoute, Piece, RouteConfig, Streaming,
+    TenantBudgets, ToolDef, Verify,
+};
+pub use engine::{Engine, EngineConfig, EngineLimits, Parts, ShardTask, raise_descriptor_limit};
 pub use host::{CallContext, Host, HostCall, HostJob, HostOutcome, HostResult, Ticket};
 pub use loader::{pending, state_json};
 pub use mail::{
-    ClaimRequest, DecideRequest, Decision, DrainReport, Edit, ForkRequest, OnChange, Opened, Reply,
-    ResumeRequest, StartRequest,
+    ClaimRequest, DecideRequest, Decision, DrainReport, Edit, ForkRequest, OnChange, Opened,
+    Payment, Reply, ResumeRequest, StartRequest,
 };
 pub use outcome::{Pending, PendingKind, SessionOutcome, SessionReport};
 pub use ports::{Clock, Models, SystemClock};

@@ -8,14 +8,19 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mainspring_journal::{AppendMode, SessionStatus};
+use mainspring_journal::{AppendMode, Charge, SessionStatus};
+use mainspring_models::ModelRequest;
+use mainspring_models::budget::Account;
 use mainspring_session::{
     CallIndex, CallStatus, Command, Event, Fact, Moment, Outcome, Refused, Seq, SessionId, State,
     commands, decide,
 };
+use mainspring_wire::CallIds;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::agent::Agent;
+use crate::cache::{self, CacheWatch};
 use crate::engine::EngineLimits;
 use crate::history::History;
 use crate::loader::{Covered, Folded};
@@ -65,6 +70,8 @@ pub(crate) struct Pending {
     pub(crate) replies: Vec<Reply<()>>,
     /// What the snapshots hold with the one of this append.
     pub(crate) covered: Option<Covered>,
+    /// What the append charges to the session's tenant.
+    pub(crate) charges: Vec<Charge>,
     /// Whether the session is let go of with this append.
     pub(crate) release: bool,
 }
@@ -79,17 +86,24 @@ pub(crate) struct Live {
     /// How the next append treats the session's ownership.
     pub(crate) mode: AppendMode,
     pub(crate) history: History,
+    pub(crate) cache: CacheWatch,
     pub(crate) model: Option<AbortHandle>,
+    /// Whether the append under way stores the agent's weights.
+    pub(crate) stores_weights: bool,
     /// Jobs whose end has not been heard of.
     pub(crate) jobs: Vec<u64>,
     /// How many appends have been handed in, for their tokens.
     pub(crate) appends: u64,
     /// Counts turns, to tell a turn's deadline from an older one's.
     pub(crate) turn: u64,
+    /// When the turn's time is up; none once it was, which a turn that waited for people outlives.
+    pub(crate) turn_ends: Option<Instant>,
     /// Position after the last durable event.
     pub(crate) durable: Seq,
     /// When this process took the session; see `Journal::tenure`.
     pub(crate) tenure: u64,
+    /// The tenant's account that the last model call was made on.
+    pub(crate) payer: Option<Account>,
     /// What the stored snapshots hold.
     pub(crate) covered: Covered,
     /// Calls about which the host is being asked, whether to approve them or what became of them.
@@ -129,12 +143,16 @@ impl Live {
             pending: None,
             mode,
             history: History::default(),
+            cache: CacheWatch::default(),
             model: None,
+            stores_weights: false,
             jobs: Vec::new(),
             appends: 0,
             turn: 0,
+            turn_ends: None,
             durable,
             tenure,
+            payer: None,
             covered,
             questions: Vec::new(),
             decided_us: 0,
@@ -175,6 +193,41 @@ impl Live {
         self.state.waits_for_people() && !self.questions.iter().any(asked)
     }
 
+    /// The request to one of its models with the conversation as it stands; none if the agent has
+    /// no such model.
+    pub(crate) fn model_request(&mut self, tier: u32) -> Option<ModelRequest> {
+        let agent = Arc::clone(&self.agent);
+        let (model, tier) =
+            (agent.spec.models.get(tier as usize)?, agent.tiers.get(tier as usize)?);
+        let opening = !self.state.turn_has_called();
+        let history = self.history.update(&tier.codec, &self.state);
+        let mut body = match opening {
+            true => tier.codec.opening_body(history),
+            false => tier.codec.body(history),
+        };
+        if tier.cache_key {
+            cache::add_key(&mut body, &self.id);
+        }
+        let ids = CallIds { first: CallIndex(self.state.tool_call_count) };
+        let (endpoints, codec) = (tier.endpoints.clone(), tier.codec.clone());
+        let (affinity, tenant, deadline) = self.call_context();
+        let request = ModelRequest::new(model, endpoints, codec, body.into(), ids);
+        Some(ModelRequest { affinity, tenant, deadline, ..request })
+    }
+
+    /// What every call for the session has: where its caches are, who it is for, and until when.
+    pub(crate) fn call_context(&self) -> (u64, Arc<str>, Option<Instant>) {
+        let tenant = Arc::from(self.state.spending.funding.tenant.as_str());
+        (affinity_of(&self.id), tenant, self.turn_ends)
+    }
+
+    /// The append that was to store the agent's weights has ended well or badly, if it was one.
+    pub(crate) fn settle_weights(&mut self, stored: bool) {
+        if std::mem::take(&mut self.stores_weights) {
+            self.agent.weights.settle(stored);
+        }
+    }
+
     /// The host has answered a question about a call, or will not.
     pub(crate) fn answered(&mut self, call: CallIndex) {
         if let Some(at) = self.questions.iter().position(|asked| *asked == call) {
@@ -202,7 +255,7 @@ impl Live {
         {
             return None;
         }
-        let covered = Covered { seq: next, messages: self.state.messages.len() };
+        let covered = Covered { seq: next, messages: self.state.settled_messages() };
         Some((self.state.snapshot(self.covered.messages), covered))
     }
 
@@ -255,4 +308,9 @@ pub(crate) struct Decided {
     pub(crate) stale: Vec<Reply<()>>,
     /// Whether a turn began, or goes on here.
     pub(crate) begins_turn: bool,
+}
+
+/// What keeps a session's calls at one endpoint, the same in every process.
+fn affinity_of(session: &SessionId) -> u64 {
+    Moment::seed_of(session, Seq(0)).max(1)
 }

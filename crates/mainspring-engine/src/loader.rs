@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use mainspring_journal::{Journal, JournalError, SessionHead, SessionStatus};
 use mainspring_session::{
     AgentSpec, BlobHash, CallStatus, ErrorCode, Event, Failure, ForkEdit, Message, Part, Phase,
-    Record, Seq, SessionId, State, ToolCallState, WAIT_MS_MAX,
+    Record, Seq, SessionId, State, ToolCallState, WAIT_MS_MAX, Weights,
 };
 
 use crate::mail::{Edit, ForkRequest, Opened, Reply, ResumeRequest, StartRequest};
@@ -108,7 +108,7 @@ pub(crate) fn load_state(
     }
     let (mut state, mut covered) = match (restored, snapshots.last()) {
         (Some(state), Some(last)) if state.next_seq == last.seq => {
-            let covered = Covered { seq: last.seq, messages: state.messages.len() };
+            let covered = Covered { seq: last.seq, messages: state.settled_messages() };
             (state, covered)
         }
         _ => Default::default(),
@@ -176,10 +176,16 @@ pub(crate) fn find_spec(
     let Some(body) = journal.blob(fingerprint).map_err(|error| error.failure())? else {
         return Ok(None);
     };
-    serde_json::from_slice(&body).map(Some).map_err(|error| {
+    let mut spec: AgentSpec = serde_json::from_slice(&body).map_err(|error| {
         let message = format!("the spec of an agent cannot be read: {error}");
         Failure::new(ErrorCode::JOURNAL_CORRUPT, message)
-    })
+    })?;
+    // Weights that are gone or damaged are found missing where they are needed.
+    if let Some(id) = spec.route.as_ref().and_then(|route| route.weights.as_deref()) {
+        let body = journal.blob(&BlobHash::named(id)).map_err(|error| error.failure())?;
+        spec.weights = body.and_then(|body| Weights::parse(&body).ok()).map(Arc::new);
+    }
+    Ok(Some(spec))
 }
 
 /// A session for a request to continue it.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use mainspring_journal::{Acked, SessionHead};
 use mainspring_models::ModelReply;
 use mainspring_session::{
-    ApprovalDecision, ApprovalId, CallIndex, EffectOutcome, Fact, Failure, Origin, Part, Seq,
-    SessionId,
+    ApprovalDecision, ApprovalId, Budget, CallIndex, Check, CheckFinding, EffectOutcome, ErrorCode,
+    Fact, Failure, Funding, Origin, Part, Seq, SessionId, StepClass,
 };
 use mainspring_wire::HttpFailure;
 
@@ -34,6 +34,45 @@ pub struct StartRequest {
     pub origin: Option<Origin>,
     /// Whether the turn is only stored, for whichever engine claims it.
     pub submit: bool,
+    /// What the turn's steps are for; none leaves that to the agent.
+    pub step_class: Option<StepClass>,
+    /// Who pays from this turn on.
+    pub payment: Payment,
+}
+
+/// What is to change about who pays for a session.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Payment {
+    /// The tenant; none: as before, and nobody for a new session.
+    pub tenant: Option<String>,
+    /// The sessions that this one is a child of, the outermost first; none: as before.
+    pub within: Option<Vec<SessionId>>,
+    /// The session's own budget; none: as before.
+    pub budget: Option<Budget>,
+}
+
+impl Payment {
+    /// Who pays once it is done; none if nothing changes.
+    ///
+    /// # Errors
+    /// `budget_invalid`, also if the session has another tenant.
+    pub(crate) fn of(self, before: &Funding) -> Result<Option<Funding>, Failure> {
+        if self == Self::default() {
+            return Ok(None);
+        }
+        let mut funding = before.clone();
+        if let Some(tenant) = self.tenant {
+            if !before.tenant.is_empty() && before.tenant != tenant {
+                let message = format!("the session has tenant {:?}, not {tenant:?}", before.tenant);
+                return Err(Failure::new(ErrorCode::BUDGET_INVALID, message));
+            }
+            funding.tenant = tenant;
+        }
+        funding.within = self.within.unwrap_or(funding.within);
+        funding.budget = self.budget.or(funding.budget);
+        funding.check()?;
+        Ok(Some(funding))
+    }
 }
 
 /// What to do when the agent is not the one the session was started with.
@@ -84,6 +123,8 @@ pub struct ForkRequest {
     pub content: Option<Vec<Part>>,
     /// How to load the agent again, if it came from a module.
     pub origin: Option<Origin>,
+    /// Who pays for the fork; as for its parent where nothing is said.
+    pub payment: Payment,
 }
 
 /// A turn that is durable and under way.
@@ -178,6 +219,8 @@ pub(crate) enum Mail {
     Drain(tokio::time::Instant, Reply<DrainReport>),
     Appended(Vec<Acked>),
     Model { key: Key, step: u32, attempt: u32, result: Result<ModelReply, HttpFailure> },
+    Summary { key: Key, step: u32, result: Result<ModelReply, HttpFailure> },
+    Checked { key: Key, step: u32, check: Check, finding: CheckFinding },
     Delta { key: Key, step: u32, attempt: u32, text: String },
     Host(Vec<HostResult>),
     Close,

@@ -32,6 +32,12 @@ pub struct SessionReport {
     pub cost_usd: f64,
     /// Steps of the last turn.
     pub steps: u32,
+    /// Prompt caches that were lost without a reason.
+    pub cache_busts: u64,
+    /// Tokens that were read anew because of that, estimated.
+    pub cache_bust_tokens: u64,
+    /// How often what is sent to models was made shorter.
+    pub compactions: u32,
 }
 
 impl SessionReport {
@@ -52,6 +58,9 @@ impl SessionReport {
             usage: state.usage,
             cost_usd: state.cost_usd,
             steps: state.turn_steps(),
+            cache_busts: state.context.cache_busts,
+            cache_bust_tokens: state.context.cache_bust_tokens,
+            compactions: state.context.view.generation,
         }
     }
 }

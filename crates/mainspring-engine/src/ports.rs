@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::LocalBoxFuture;
-use mainspring_models::{ModelClient, ModelReply, ModelRequest};
+use mainspring_models::{EndpointSet, ModelClient, ModelReply, ModelRequest, Readiness};
 use mainspring_wire::{Delta, HttpFailure};
 
 /// Tells the wall-clock time. Deadlines of running work use tokio's clock instead.
@@ -33,6 +33,9 @@ pub trait Models: Send + Sync {
         request: ModelRequest,
         on_delta: &'a mut dyn FnMut(Delta<'_>),
     ) -> LocalBoxFuture<'a, Result<ModelReply, HttpFailure>>;
+
+    /// How soon a model could take a call. Answers at once.
+    fn readiness(&self, endpoints: &EndpointSet) -> Readiness;
 }
 
 impl Models for ModelClient {
@@ -42,6 +45,10 @@ impl Models for ModelClient {
         mut on_delta: &'a mut dyn FnMut(Delta<'_>),
     ) -> LocalBoxFuture<'a, Result<ModelReply, HttpFailure>> {
         Box::pin(async move { ModelClient::call(self, request, &mut on_delta).await })
+    }
+
+    fn readiness(&self, endpoints: &EndpointSet) -> Readiness {
+        ModelClient::readiness(self, endpoints)
     }
 }
 

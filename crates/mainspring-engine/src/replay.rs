@@ -52,8 +52,9 @@ impl Recorded for Stored<'_> {
     }
 
     fn problems(&mut self, _spec: &AgentSpec, finished: &ModelCallFinished) -> Vec<Problem> {
-        // Excess calls are found by the core itself.
-        let recorded = finished.problems.iter().filter(|problem| problem.check != "tool_count");
+        // Excess calls, and what a score says, are found by the core itself.
+        let own = |check: &str| matches!(check, "tool_count" | "score");
+        let recorded = finished.problems.iter().filter(|problem| !own(&problem.check));
         let recorded: Vec<_> = recorded.cloned().collect();
         // What the provider's codec found stands: the provider's own words are not recorded.
         let codecs = recorded.iter().any(|problem| problem.check == "parse");
@@ -68,5 +69,6 @@ impl Recorded for Stored<'_> {
 pub(crate) fn unbound(spec: &AgentSpec) -> Option<Agent> {
     let access = spec.models.iter().map(|_| ModelAccess::default()).collect();
     let bindings = spec.tools.iter().map(|_| Binding::Host(0)).collect();
-    Agent::new(AgentConfig { spec: spec.clone(), access, bindings, verifier: None }).ok()
+    let (spec, verifier, judge, weights) = (spec.clone(), None, ModelAccess::default(), None);
+    Agent::new(AgentConfig { spec, access, bindings, verifier, judge, weights }).ok()
 }

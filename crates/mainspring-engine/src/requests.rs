@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use mainspring_journal::AppendMode;
 use mainspring_session::{
-    AgentSpec, CallIndex, Epoch, ErrorCode, Fact, Failure, ForkEdit, Part, Phase, Seq, SessionId,
+    AgentSpec, CallIndex, Epoch, ErrorCode, Fact, Failure, ForkEdit, Funding, Part, Phase, Seq,
+    SessionId,
 };
 
 use crate::agent::Agent;
@@ -12,7 +13,7 @@ use crate::follow::Followed;
 use crate::live::{Key, Live};
 use crate::loader::{self, Folded, Loaded};
 use crate::mail::{
-    DecideRequest, Decision, ForkRequest, Mail, OnChange, Opened, Reply, ResumeRequest,
+    DecideRequest, Decision, ForkRequest, Mail, OnChange, Opened, Payment, Reply, ResumeRequest,
     StartRequest,
 };
 use crate::outcome::SessionReport;
@@ -40,6 +41,12 @@ impl Shard {
             Mail::Appended(acks) => self.appended(acks),
             Mail::Model { key, step, attempt, result } => {
                 self.guarded(key, |shard| shard.model_ended(key, step, attempt, result));
+            }
+            Mail::Summary { key, step, result } => {
+                self.guarded(key, |shard| shard.summary_ended(key, step, result));
+            }
+            Mail::Checked { key, step, check, finding } => {
+                self.guarded(key, |shard| shard.check_ended(key, step, check, finding));
             }
             Mail::Delta { key, step, attempt, text } => {
                 if let Some(live) = self.lives.get_mut(&key) {
@@ -116,6 +123,12 @@ impl Shard {
 
     /// Begins the next turn of a session that is still here.
     fn begin_next(&mut self, key: Key, request: StartRequest, reply: Reply<Opened>) {
+        let Some(live) = self.lives.get(&key) else { return };
+        let before = Some(&live.state.spending.funding);
+        let funding = match self.fund(&request.agent, request.payment, before) {
+            Ok(funding) => funding,
+            Err(error) => return reply(Err(error)),
+        };
         let Some(live) = self.lives.get_mut(&key) else { return };
         let epoch = Epoch(live.state.epoch.0 + 1);
         let fingerprint = request.agent.fingerprint.clone();
@@ -126,7 +139,11 @@ impl Shard {
         let store = self.config.journal.identity().to_owned();
         let held = request.submit;
         self.tell(key, Fact::Reopened { epoch, fingerprint, store, held });
-        self.tell(key, Fact::Input { content: request.content });
+        if let Some(funding) = funding {
+            self.tell(key, Fact::Funded { funding });
+        }
+        let (content, step_class) = (request.content, request.step_class);
+        self.tell(key, Fact::Input { content, step_class });
     }
 
     fn fork(&mut self, id: SessionId, request: ForkRequest, reply: Reply<Opened>) {
@@ -203,7 +220,13 @@ impl Shard {
         reply: Reply<Opened>,
         folded: Option<Folded>,
     ) {
-        let StartRequest { agent, content, origin, submit: held, .. } = request;
+        let StartRequest { agent, content, origin, submit: held, payment, step_class, .. } =
+            request;
+        let before = folded.as_ref().map(|folded| &folded.state.spending.funding);
+        let funding = match self.fund(&agent, payment, before) {
+            Ok(funding) => funding,
+            Err(error) => return reply(Err(error)),
+        };
         let fingerprint = agent.fingerprint.clone();
         let store = self.config.journal.identity().to_owned();
         let (folded, mode, first) = match folded {
@@ -222,7 +245,24 @@ impl Shard {
         };
         let key = self.add_opening(id, agent, folded, mode, reply);
         self.tell(key, first);
-        self.tell(key, Fact::Input { content });
+        if let Some(funding) = funding {
+            self.tell(key, Fact::Funded { funding });
+        }
+        self.tell(key, Fact::Input { content, step_class });
+    }
+
+    /// Who pays for a session from now on; none if nothing changes.
+    fn fund(
+        &self,
+        agent: &Agent,
+        payment: Payment,
+        before: Option<&Funding>,
+    ) -> Result<Option<Funding>, Failure> {
+        let none = Funding::default();
+        let before = before.unwrap_or(&none);
+        let funding = payment.of(before)?;
+        self.config.budgets.check(funding.as_ref().unwrap_or(before), &agent.spec)?;
+        Ok(funding)
     }
 
     fn add_opening(
@@ -288,7 +328,11 @@ impl Shard {
         mut folded: Folded,
         edit: Option<ForkEdit>,
     ) {
-        let ForkRequest { parent, agent, content, origin, .. } = request;
+        let ForkRequest { parent, agent, content, origin, payment, .. } = request;
+        let funding = match self.fund(&agent, payment, Some(&folded.state.spending.funding)) {
+            Ok(funding) => funding,
+            Err(error) => return reply(Err(error)),
+        };
         if folded.state.is_open() && content.is_some() {
             let message = format!("session \"{parent}\" has a turn under way where it is forked");
             return reply(Err(Failure::new(ErrorCode::AGENT_INVALID, message)
@@ -300,9 +344,9 @@ impl Shard {
         let name = agent.spec.name.clone();
         let mode = AppendMode::Fork { parent, agent: name, origin: origin.clone() };
         let key = self.add_opening(id.clone(), agent, folded, mode, reply);
-        self.tell(key, Fact::Forked { session: id, origin, fingerprint, store, edit });
+        self.tell(key, Fact::Forked { session: id, origin, fingerprint, store, edit, funding });
         if let Some(content) = content {
-            self.tell(key, Fact::Input { content });
+            self.tell(key, Fact::Input { content, step_class: None });
         }
     }
 

@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use mainspring_journal::{AckSink, Acked, Append, AppendMode, Journal, SessionStatus};
 use mainspring_mcp::McpBroker;
-use mainspring_session::{Command, ErrorCode, Event, Fact, Failure, Seq, SessionId};
+use mainspring_session::{BlobHash, Command, ErrorCode, Event, Fact, Failure, Seq, SessionId};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 
+use crate::budgets::{Budgets, charged_before};
+use crate::cache::CacheMemory;
 use crate::claims::Claiming;
 use crate::decisions;
 use crate::dispatch::{self, Job};
@@ -42,6 +44,7 @@ pub(crate) struct ShardConfig {
     /// None where there are no MCP servers, as in a simulation.
     pub(crate) broker: Option<McpBroker>,
     pub(crate) loader: Loader,
+    pub(crate) budgets: Budgets,
     pub(crate) limits: EngineLimits,
     pub(crate) post: UnboundedSender<Mail>,
     /// The mailboxes of all shards, this one's included, in their order.
@@ -74,6 +77,8 @@ pub(crate) struct Shard {
     pub(crate) followed: BTreeMap<SessionId, Vec<Followed>>,
     /// Whether a look at them is due or under way.
     pub(crate) follow_due: bool,
+    /// What is remembered of sessions' last model calls between their turns.
+    pub(crate) caches: CacheMemory,
     /// Decisions about sessions that are being read or decided about.
     pub(crate) deferred: HashMap<SessionId, Vec<(DecideRequest, Reply<()>)>>,
     /// What waits for the lease to be certain again.
@@ -116,6 +121,7 @@ impl Shard {
             abandoned: VecDeque::new(),
             followed: BTreeMap::new(),
             follow_due: false,
+            caches: CacheMemory::default(),
             deferred: HashMap::new(),
             paused: Vec::new(),
             claiming: None,
@@ -184,7 +190,8 @@ impl Shard {
         self.config.clock.now_us()
     }
 
-    pub(crate) fn add(&mut self, live: Live) -> Key {
+    pub(crate) fn add(&mut self, mut live: Live) -> Key {
+        live.cache = self.caches.take(&live.id);
         self.abandoned.retain(|(id, _)| *id != live.id);
         self.next_key += 1;
         let id = live.id.clone();
@@ -224,7 +231,9 @@ impl Shard {
                 }
                 Timer::Job(number) => self.job_timed_out(Ticket(number)),
                 Timer::Turn(key, turn) => {
-                    if self.lives.get(&key).is_some_and(|live| live.turn == turn) {
+                    let live = self.lives.get_mut(&key).filter(|live| live.turn == turn);
+                    if let Some(live) = live {
+                        live.turn_ends = None;
                         self.tell(key, Fact::TurnTimedOut);
                     }
                 }
@@ -271,6 +280,7 @@ impl Shard {
             return;
         }
         let first = live.state.next_seq;
+        let charged = charged_before(live);
         let decided = live.decide_all(at_us);
         for refused in &decided.refused {
             tracing::debug!(session = %live.id, %refused, "a fact was refused");
@@ -278,8 +288,11 @@ impl Shard {
         decided.stale.into_iter().for_each(|reply| reply(Err(decisions::used(&live.id))));
         let decided = Decided { stale: Vec::new(), ..decided };
         if decided.begins_turn {
-            let after = Duration::from_millis(live.agent.spec.limits.turn_ms_max);
-            self.timers.set(Instant::now() + after, Timer::Turn(key, live.turn));
+            let budget_ms = live.state.spending.ms_left(at_us).unwrap_or(u64::MAX);
+            let after = Duration::from_millis(live.agent.spec.limits.turn_ms_max.min(budget_ms));
+            let ends = Instant::now() + after;
+            live.turn_ends = Some(ends);
+            self.timers.set(ends, Timer::Turn(key, live.turn));
         }
         if decided.events.is_empty() {
             if !live.state.is_open() {
@@ -289,9 +302,15 @@ impl Shard {
             self.end_if_over(key);
             return;
         }
+        let budgets = &self.config.budgets;
+        budgets.note_lost(live, &decided.events, at_us);
+        let charges = budgets.charges(live, charged, at_us);
         let limits = &self.config.limits;
         let append = make_append(live, decided, (first, at_us), key, limits, &self.sink);
-        self.config.journal.append(append);
+        if let Some(pending) = &mut live.pending {
+            pending.charges.clone_from(&charges);
+        }
+        self.config.journal.append(Append { charges, ..append });
     }
 
     /// Takes the journal's word that appends are durable, or not.
@@ -324,9 +343,11 @@ impl Shard {
             return;
         };
         live.durable = Seq(pending.first.0 + u64::from(pending.count));
+        live.settle_weights(true);
         live.decided_us = pending.at_us;
         live.covered = pending.covered.unwrap_or(live.covered);
         live.released = pending.release;
+        self.config.budgets.committed(&pending.charges);
         publish(live, &pending);
         pending.replies.into_iter().for_each(|reply| reply(Ok(())));
         for (from, reply) in live.opening.drain(..) {
@@ -367,6 +388,8 @@ impl Shard {
         }
         let Some(mut live) = self.lives.remove(&key) else { return };
         self.keys.remove(&live.id);
+        self.config.budgets.close(&live);
+        self.caches.keep(&live.id, std::mem::take(&mut live.cache));
         self.count_drained(&live);
         for number in live.jobs.drain(..) {
             self.jobs.remove(&number);
@@ -392,6 +415,8 @@ impl Shard {
             return;
         };
         self.keys.remove(&live.id);
+        self.config.budgets.close(&live);
+        live.settle_weights(false);
         self.stop_work(&mut live);
         for number in live.jobs.drain(..) {
             self.jobs.remove(&number);
@@ -504,12 +529,13 @@ fn make_append(
         report: ends.then(|| SessionReport::of(&live.id, &live.state)),
         replies: decided.replies,
         covered,
+        charges: Vec::new(),
         release,
     });
     let mode = std::mem::replace(&mut live.mode, AppendMode::Continue);
     let blobs = match mode {
         AppendMode::Continue => Vec::new(),
-        _ => vec![(live.agent.fingerprint.clone(), Arc::clone(&live.agent.spec_json))],
+        _ => blobs_of(live),
     };
     Append {
         session: live.id.clone(),
@@ -522,10 +548,19 @@ fn make_append(
         status,
         blobs,
         snapshot,
+        charges: Vec::new(),
         release,
         token,
         sink: Arc::clone(sink),
     }
+}
+
+/// What a new owner stores beside its events: the agent's spec, and its weights once.
+fn blobs_of(live: &mut Live) -> Vec<(BlobHash, Arc<[u8]>)> {
+    let spec = (live.agent.fingerprint.clone(), Arc::clone(&live.agent.spec_json));
+    let weights = live.agent.weights.take();
+    live.stores_weights = weights.is_some();
+    std::iter::once(spec).chain(weights).collect()
 }
 
 fn publish(live: &mut Live, pending: &Pending) {

@@ -58,6 +58,8 @@ pub(crate) struct Watch {
     recent: VecDeque<(Seq, i64, String)>,
     delta: Option<(u32, u32, String)>,
     waiting: Vec<(Seq, Reply<WatchBatch>)>,
+    /// How much of the answer of an attempt watchers have got: step, attempt, characters.
+    shown: (u32, u32, u64),
 }
 
 /// What to do about a request for events.
@@ -88,6 +90,7 @@ impl Watch {
             return Lookup::Ready(WatchBatch { items, ended: false }, reply);
         }
         if let Some((step, attempt, text)) = self.delta.take() {
+            self.note_shown(step, attempt, &text);
             let items = vec![WatchItem::Delta { step, attempt, text }];
             return Lookup::Ready(WatchBatch { items, ended: false }, reply);
         }
@@ -118,11 +121,27 @@ impl Watch {
             return;
         }
         if let Some((step, attempt, text)) = self.delta.take() {
+            self.note_shown(step, attempt, &text);
             for (_, reply) in self.waiting.drain(..) {
                 let item = WatchItem::Delta { step, attempt, text: text.clone() };
                 reply(Ok(WatchBatch { items: vec![item], ended: false }));
             }
         }
+    }
+
+    /// An attempt failed: what nobody has got of its answer is dropped. Returns how many characters
+    /// somebody has got.
+    pub(crate) fn break_off(&mut self, step: u32, attempt: u32) -> u64 {
+        self.delta = None;
+        let (at_step, at_attempt, characters) = self.shown;
+        if (at_step, at_attempt) == (step, attempt) { characters } else { 0 }
+    }
+
+    fn note_shown(&mut self, step: u32, attempt: u32, text: &str) {
+        if (self.shown.0, self.shown.1) != (step, attempt) {
+            self.shown = (step, attempt, 0);
+        }
+        self.shown.2 += text.chars().count() as u64;
     }
 
     /// Answers those who wait with the events published since; with an empty batch if the turn

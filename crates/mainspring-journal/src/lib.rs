@@ -22,7 +22,7 @@ mod sqlite;
 
 use std::sync::Arc;
 
-use mainspring_session::{BlobHash, Epoch, Origin, Record, Seq, SessionId};
+use mainspring_session::{Amount, BlobHash, Epoch, Origin, Record, Seq, SessionId};
 
 pub use error::JournalError;
 pub use limits::JournalLimits;
@@ -53,6 +53,8 @@ pub struct Append {
     /// What the session amounts to after these events, as an addition to its snapshots before; see
     /// [`Snapshot`]. Stored with the events or not at all.
     pub snapshot: Option<Vec<u8>>,
+    /// What the append adds to accounts; added with the events or not at all.
+    pub charges: Vec<Charge>,
     /// Whether the owner lets go of the session with this append, so that another may take it over
     /// at once. Without a meaning for a session whose turn has ended: such a one has no owner.
     pub release: bool,
@@ -68,6 +70,15 @@ impl Append {
         let blobs = self.blobs.iter().map(|(_, body)| body.len()).sum::<usize>();
         self.events.len() + blobs + self.snapshot.as_ref().map_or(0, Vec::len)
     }
+}
+
+/// What an append adds to an account: the budget of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    /// The account, by whatever name its keeper gives it.
+    pub account: Arc<str>,
+    /// What was spent.
+    pub amount: Amount,
 }
 
 /// What an append does to the ownership of its session.
@@ -319,6 +330,13 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// `journal_corrupt`; `journal_io`; `engine_closed`.
     fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, JournalError>;
+
+    /// Reads what all appends together have added to these accounts, in their order; nothing for one
+    /// that none has added to.
+    ///
+    /// # Errors
+    /// `journal_corrupt`; `journal_io`; `engine_closed`.
+    fn spent(&self, accounts: &[Arc<str>]) -> Result<Vec<Amount>, JournalError>;
 
     /// Takes sessions of status [`SessionStatus::Open`] that nobody owns, of these agents, the one
     /// created first first. This process owns them from then on; of several processes that claim

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mainspring_session::{BlobHash, Epoch, Record, SCHEMA_VERSION, Seq, SessionId};
+use mainspring_session::{Amount, BlobHash, Epoch, Record, SCHEMA_VERSION, Seq, SessionId};
 
 use crate::block::{self, Block, Piece};
 use crate::delivery::{self, Counters};
@@ -41,6 +41,7 @@ struct State {
     owned: HashSet<i64>,
     blobs: HashMap<BlobHash, Blob>,
     blobs_gone: u64,
+    accounts: HashMap<Arc<str>, Amount>,
 }
 
 #[derive(Clone)]
@@ -212,6 +213,10 @@ impl State {
         for (hash, body) in append.blobs.drain(..) {
             let blob = self.blobs.entry(hash.clone()).or_insert(Blob { body, sessions: 0 });
             blob.sessions += usize::from(stored.blobs.insert(hash));
+        }
+        for charge in &append.charges {
+            let sum = self.accounts.entry(Arc::clone(&charge.account)).or_default();
+            *sum = sum.plus(charge.amount);
         }
         let open = append.status == SessionStatus::Open;
         let _ = if open { self.open.insert(key) } else { self.open.remove(&key) };
@@ -389,6 +394,13 @@ impl Journal for MemoryJournal {
 
     fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, JournalError> {
         self.with(|state| Ok(state.blobs.get(hash).map(|blob| blob.body.to_vec())))
+    }
+
+    fn spent(&self, accounts: &[Arc<str>]) -> Result<Vec<Amount>, JournalError> {
+        self.with(|state| {
+            let sum = |account| state.accounts.get(account).copied().unwrap_or_default();
+            Ok(accounts.iter().map(sum).collect())
+        })
     }
 
     fn claim(&self, agents: &[String], limit: u32) -> Result<Vec<SessionHead>, JournalError> {

@@ -13,9 +13,9 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use mainspring_models::{Endpoint, ModelClient, ModelRequest, TransportLimits};
-use mainspring_session::{AgentSpec, CallIndex, Message, ModelSpec};
-use mainspring_wire::{CallIds, ChatCodec};
+use mainspring_models::{Endpoint, EndpointSet, ModelClient, ModelRequest, TransportLimits};
+use mainspring_session::{AgentSpec, Api, CallIndex, Message, ModelSpec};
+use mainspring_wire::{CallIds, Codec};
 
 const CONCURRENCY: u64 = 64;
 
@@ -26,31 +26,27 @@ fn cpu_ns() -> u64 {
     first.parse().expect("the first field is a number")
 }
 
-fn codec(base_url: &str, stream: bool) -> ChatCodec {
+fn codec(base_url: &str, stream: bool) -> Codec {
     let model = serde_json::json!({
         "name": "bench", "base_url": base_url, "tool_mode": "native", "output_mode": "native"
     });
     let agent = serde_json::json!({"name": "bench", "instructions": "Answer.", "models": [model]});
     let agent: AgentSpec = serde_json::from_value(agent).expect("the spec is valid");
     let model: &ModelSpec = &agent.models[0];
-    ChatCodec::new(&agent, model, stream).expect("the spec is valid")
+    Codec::new(&agent, model, stream).expect("the spec is valid")
 }
 
 fn client_and_request(base_url: &str, stream: bool) -> (ModelClient, ModelRequest) {
     let client = ModelClient::new(TransportLimits::default()).expect("limits are valid");
-    let endpoint = Endpoint::new(base_url, Some("key"), &[]).expect("the address is valid");
+    let endpoint = Endpoint::new(Api::ChatCompletions, base_url, Some("key"), &[])
+        .expect("the address is valid");
+    let model = ModelSpec { name: "bench".to_owned(), ..ModelSpec::default() };
+    let endpoints = EndpointSet::single(&model, endpoint).expect("the model has no limits");
     let codec = Arc::new(codec(base_url, stream));
     let mut history = Vec::new();
     codec.encode_message(&Message::user("hello"), &mut history);
-    let request = ModelRequest {
-        endpoint: Arc::new(endpoint),
-        body: codec.body(&history).into(),
-        codec,
-        ids: CallIds { first: CallIndex(0) },
-        connect_ms_max: 10_000,
-        first_token_ms_max: 120_000,
-        total_ms_max: 600_000,
-    };
+    let (body, ids) = (codec.body(&history).into(), CallIds { first: CallIndex(0) });
+    let request = ModelRequest::new(&model, Arc::new(endpoints), codec, body, ids);
     (client, request)
 }
 

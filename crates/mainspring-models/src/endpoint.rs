@@ -4,9 +4,10 @@
 //! output shows neither key nor query.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use hyper::Uri;
-use mainspring_session::{ErrorCode, Failure};
+use mainspring_session::{Api, ErrorCode, Failure};
 use reqwest::Url;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use url::Position;
@@ -17,8 +18,12 @@ const SECRET_BYTES_MIN: usize = 8;
 
 /// How we name ourselves to servers.
 pub(crate) const USER_AGENT: &str = concat!("mainspring/", env!("CARGO_PKG_VERSION"));
-/// The path of the call, below the address where the API begins.
-const CALL_PATH: &str = "chat/completions";
+/// How Anthropic's API takes its key.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Which version of Anthropic's API is spoken. Later ones take no `temperature`, and servers that
+/// speak the API beside Anthropic know this one.
+const ANTHROPIC_VERSION: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01"));
 /// Headers that belong to the transport.
 const OWN_HEADERS: [&str; 7] = [
     "host",
@@ -42,22 +47,26 @@ pub struct Endpoint {
     pub(crate) host: String,
     pub(crate) is_loopback: bool,
     key: Option<String>,
+    /// The function of the host that stands in the place of a server.
+    pub(crate) adapter: Option<u32>,
 }
 
 impl Endpoint {
     /// Checks an address such as `https://api.openai.com/v1`, and the headers to send there.
     ///
-    /// `chat/completions` is added to the path unless it is there already; a query is kept.
-    /// Without `api_key`, or with one of white space only, no `Authorization` header is sent.
+    /// The path of the API's calls (`chat/completions`, `responses` or `messages`) is added unless
+    /// it is there already; a query is kept. Without `api_key`, or with one of white space only, no
+    /// key is sent.
     ///
     /// # Errors
     /// `agent_invalid` if the address, the key or a header cannot be used.
     pub fn new(
+        api: Api,
         base_url: &str,
         api_key: Option<&str>,
         extra_headers: &[(String, String)],
     ) -> Result<Self, Failure> {
-        let url = call_url(base_url)?;
+        let url = call_url(api, base_url)?;
         let host = match (url.host_str(), url.port()) {
             (Some(host), Some(port)) => format!("{host}:{port}"),
             (Some(host), None) => host.to_owned(),
@@ -66,14 +75,22 @@ impl Endpoint {
         let mut headers = HeaderMap::new();
         let key = api_key.map(str::trim).filter(|key| !key.is_empty());
         if let Some(key) = key {
-            let value = sensitive(&format!("Bearer {key}")).ok_or_else(|| {
+            let (name, value) = match api {
+                Api::Messages => (API_KEY, key.to_owned()),
+                _ => (AUTHORIZATION, format!("Bearer {key}")),
+            };
+            let value = sensitive(&value).ok_or_else(|| {
                 Failure::new(
                     ErrorCode::AGENT_INVALID,
                     format!("API key for {host} has characters that a header cannot carry"),
                 )
                 .with_hint("check that the variable holds the key alone, on one line")
             })?;
-            headers.insert(AUTHORIZATION, value);
+            headers.insert(name, value);
+        }
+        if api == Api::Messages {
+            let (name, version) = ANTHROPIC_VERSION;
+            headers.insert(name, version);
         }
         for (name, value) in extra_headers {
             let refused = |why: &str| {
@@ -99,7 +116,29 @@ impl Endpoint {
         let origin = Uri::try_from(origin)
             .map_err(|_| bad_url(base_url, "has a host that HTTP does not allow"))?;
         let head = head(&url, &host, &headers);
-        Ok(Self { url, origin, headers, head, host, is_loopback, key: key.map(str::to_owned) })
+        Ok(Self {
+            url,
+            origin,
+            headers,
+            head,
+            host,
+            is_loopback,
+            key: key.map(str::to_owned),
+            adapter: None,
+        })
+    }
+
+    /// The place of a model that is a function of the host, by the number the host gave it.
+    ///
+    /// # Panics
+    /// Never: the address is a constant.
+    #[must_use]
+    pub fn adapter(number: u32) -> Self {
+        let mut place = Self::new(Api::Host, "http://python.invalid", None, &[])
+            .expect("the address is well formed");
+        place.host = "the host".to_owned();
+        place.adapter = Some(number);
+        place
     }
 
     /// The head of a request over HTTP/1.1, to its empty line.
@@ -114,10 +153,26 @@ impl Endpoint {
         &self.host
     }
 
+    /// The path of a call, without the query.
+    pub(crate) fn path(&self) -> &str {
+        self.url.path()
+    }
+
     /// Whether the server is on this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         self.is_loopback
+    }
+
+    /// Tells keys of one server apart without showing them; the same in every process of one build.
+    pub(crate) fn key_mark(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        // Adapters have no key; what one does says nothing of another.
+        self.adapter.hash(&mut hasher);
+        for (name, value) in &self.headers {
+            (name.as_str(), value.as_bytes()).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// The failure without the key, should a server have repeated it.
@@ -171,7 +226,16 @@ fn bad_url(base_url: &str, why: &str) -> Failure {
         .with_hint("write it like https://api.openai.com/v1 or http://127.0.0.1:8080/v1")
 }
 
-fn call_url(base_url: &str) -> Result<Url, Failure> {
+/// The path of an API's calls, below the address where the API begins.
+fn call_path(api: Api) -> &'static str {
+    match api {
+        Api::ChatCompletions | Api::Host => "chat/completions",
+        Api::Responses => "responses",
+        Api::Messages => "messages",
+    }
+}
+
+fn call_url(api: Api, base_url: &str) -> Result<Url, Failure> {
     let trimmed = base_url.trim();
     let mut url =
         Url::parse(trimmed).map_err(|error| bad_url(trimmed, &format!("is no URL ({error})")))?;
@@ -186,8 +250,9 @@ fn call_url(base_url: &str) -> Result<Url, Failure> {
         return Err(bad_url(trimmed, "has a fragment"));
     }
     let path = url.path().trim_end_matches('/');
-    if !path.ends_with(&format!("/{CALL_PATH}")) {
-        let path = format!("{path}/{CALL_PATH}");
+    let call = call_path(api);
+    if !path.ends_with(&format!("/{call}")) {
+        let path = format!("{path}/{call}");
         url.set_path(&path);
     }
     Ok(url)

@@ -5,7 +5,7 @@ use std::io;
 
 use mainspring_session::{ErrorCode, Failure};
 
-use crate::client::ModelRequest;
+use crate::call::Target;
 use crate::endpoint::Endpoint;
 use crate::transport::TransportError;
 
@@ -26,10 +26,10 @@ pub(crate) fn causes(outermost: Option<&(dyn Error + 'static)>) -> String {
 }
 
 /// The failure behind an error of either way.
-pub(crate) fn of_transport(request: &ModelRequest, error: &TransportError) -> Failure {
-    let server = request.server();
+pub(crate) fn of_transport(target: Target<'_>, error: &TransportError) -> Failure {
+    let server = target.server();
     if error.is_connect() {
-        return of_connect(request, error);
+        return of_connect(target, error);
     }
     // A body that breaks off counts as undecodable too, but then the connection is the cause.
     let is_cut = has_cause(error, |cause: &hyper::Error| !cause.is_parse());
@@ -49,10 +49,10 @@ pub(crate) fn of_transport(request: &ModelRequest, error: &TransportError) -> Fa
     )
 }
 
-fn of_connect(request: &ModelRequest, error: &TransportError) -> Failure {
-    let server = request.server();
+fn of_connect(target: Target<'_>, error: &TransportError) -> Failure {
+    let server = target.server();
     if error.is_timeout() {
-        let limit = seconds(request.connect_ms_max);
+        let limit = seconds(target.request.connect_ms_max);
         let message = format!("no connection to {server} within {limit}");
         return Failure::new(ErrorCode::MODEL_CONNECT, message)
             .with_hint("check the address and the network, or raise the model's connect_s");
@@ -61,7 +61,7 @@ fn of_connect(request: &ModelRequest, error: &TransportError) -> Failure {
     let hint = if has_cause(error, |_: &rustls::Error| true) {
         "check that the server's certificate is trusted here; SSL_CERT_FILE names further ones"
     } else {
-        connect_hint(&request.endpoint, &why)
+        connect_hint(target.endpoint, &why)
     };
     Failure::new(ErrorCode::MODEL_CONNECT, format!("cannot connect to {server}: {why}"))
         .with_hint(hint)

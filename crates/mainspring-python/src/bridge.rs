@@ -5,17 +5,22 @@
 //! calls costs one wake-up. Jobs for sync tools go to a second queue that Python threads wait on
 //! without holding the interpreter.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use mainspring_engine::{
-    CallContext, Host, HostCall, HostJob, HostOutcome, HostResult, Opened, Pending, Replay, Reply,
-    SessionReport, Ticket, WatchBatch,
+    CallContext, Completion, Host, HostCall, HostJob, HostOutcome, HostResult, Opened, Pending,
+    Replay, Reply, SessionReport, Ticket, WatchBatch,
 };
 use mainspring_journal::SessionHead;
+use mainspring_models::{AdapterCall, AdapterReport, ModelHost};
 use mainspring_session::{ErrorCode, Failure, Record};
+
+use crate::models::Pieces;
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// What the engine wants from Python's event loop.
 pub(crate) enum Item {
@@ -27,6 +32,8 @@ pub(crate) enum Item {
     Reconcile { ticket: u64, tool: u32, arguments: String, context: CallContext },
     /// Ask a verifier.
     Verify { ticket: u64, verifier: u32, answer: String },
+    /// Ask a function that stands behind a model.
+    Model { id: u64, model: u32, body: Bytes },
     /// Stop a job.
     Cancel { ticket: u64 },
     /// Start one more thread for sync tools.
@@ -50,6 +57,10 @@ pub(crate) enum Payload {
     Replay(Replay),
     /// Some numbers.
     Counts(Vec<u64>),
+    /// The answer to a model call without a session.
+    Completion(Box<Completion>),
+    /// The next of such an answer, streamed.
+    Pieces(Pieces),
 }
 
 /// A job for a thread.
@@ -77,6 +88,8 @@ pub(crate) struct Bridge {
     threads_max: usize,
     /// Tools that run in threads.
     sync_tools: Mutex<HashSet<u32>>,
+    /// Calls of functions behind models, by id.
+    models: Mutex<HashMap<u64, UnboundedSender<AdapterReport>>>,
     /// Ends of jobs that never began, for the engine.
     ended: Box<dyn Fn(Vec<HostResult>) + Send + Sync>,
 }
@@ -94,6 +107,7 @@ impl Bridge {
             job_ready: Condvar::new(),
             threads_max: threads_max.max(1),
             sync_tools: Mutex::new(HashSet::new()),
+            models: Mutex::new(HashMap::new()),
             ended,
         })
     }
@@ -179,6 +193,34 @@ impl Bridge {
             let result = result.map(convert);
             guard.bridge.push(Item::Resolve { handle, result });
         })
+    }
+}
+
+impl Bridge {
+    /// Passes on what one call of a function behind a model said.
+    pub(crate) fn model_said(&self, id: u64, report: AdapterReport) {
+        let mut waiting = lock(&self.models);
+        if matches!(report, AdapterReport::Delta(_)) {
+            if let Some(reports) = waiting.get(&id) {
+                // Whoever asked may be gone: then it has told so, and the function is being stopped.
+                let _ = reports.send(report);
+            }
+        } else if let Some(reports) = waiting.remove(&id) {
+            let _ = reports.send(report);
+        }
+    }
+}
+
+impl ModelHost for Bridge {
+    fn ask(&self, call: AdapterCall) {
+        lock(&self.models).insert(call.id, call.reports);
+        self.push(Item::Model { id: call.id, model: call.model, body: call.body });
+    }
+
+    fn give_up(&self, id: u64) {
+        if lock(&self.models).remove(&id).is_some() {
+            self.push(Item::Cancel { ticket: id });
+        }
     }
 }
 

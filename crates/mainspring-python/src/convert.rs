@@ -1,15 +1,17 @@
 //! From the engine's types to Python's: tuples of plain values, which `_lane.py` names.
 
 use mainspring_engine::{
-    CallContext, Pending, PendingKind, Replay, SessionOutcome, SessionReport, WatchBatch, WatchItem,
+    CallContext, Completion, Pending, PendingKind, Replay, SessionOutcome, SessionReport,
+    WatchBatch, WatchItem,
 };
 use mainspring_journal::{SessionHead, SessionStatus};
-use mainspring_session::{Failure, Record};
+use mainspring_session::{Failure, FinishReason, Record};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::bridge::{Item, Payload, SyncJob};
+use crate::models::Pieces;
 
 const TOOL: u8 = 0;
 const VERIFY: u8 = 1;
@@ -18,6 +20,7 @@ const START_THREAD: u8 = 3;
 const RESOLVE: u8 = 4;
 const POLICY: u8 = 5;
 const RECONCILE: u8 = 6;
+const MODEL: u8 = 7;
 
 /// An item as a tuple whose first element says what it is.
 pub(crate) fn item<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTuple>> {
@@ -33,6 +36,9 @@ pub(crate) fn item<'py>(py: Python<'py>, item: Item) -> PyResult<Bound<'py, PyTu
         }
         Item::Verify { ticket, verifier, answer } => {
             (VERIFY, ticket, verifier, PyBytes::new(py, answer.as_bytes())).into_pyobject(py)
+        }
+        Item::Model { id, model, body } => {
+            (MODEL, id, model, PyBytes::new(py, &body)).into_pyobject(py)
         }
         Item::Cancel { ticket } => (CANCEL, ticket).into_pyobject(py),
         Item::StartThread => (START_THREAD,).into_pyobject(py),
@@ -105,6 +111,11 @@ fn payload(py: Python<'_>, value: Payload) -> PyResult<Bound<'_, PyAny>> {
         .into_any(),
         Payload::Pending(all) => list(py, all.iter(), pending)?.into_any(),
         Payload::Replay(value) => replay(py, &value)?.into_any(),
+        Payload::Completion(done) => completion(py, &done)?.into_any(),
+        Payload::Pieces(Pieces { restarted, text, done }) => {
+            let done = done.map(|done| completion(py, &done)).transpose()?;
+            (restarted, text, done).into_pyobject(py)?.into_any()
+        }
         Payload::Counts(counts) => PyTuple::new(py, counts)?.into_any(),
     })
 }
@@ -121,7 +132,8 @@ fn list<'py, T>(
     Ok(list)
 }
 
-/// `(status, text or None, failure or None, input, output, cached, reasoning tokens, usd, steps)`.
+/// `(status, text or None, failure or None, input, output, cached, reasoning tokens, usd, steps, cache
+/// busts, tokens of those, compactions)`.
 fn report(py: Python<'_>, report: SessionReport) -> PyResult<Bound<'_, PyTuple>> {
     let (status, text, error) = match report.outcome {
         SessionOutcome::Open => ("open", None, None),
@@ -141,6 +153,9 @@ fn report(py: Python<'_>, report: SessionReport) -> PyResult<Bound<'_, PyTuple>>
         usage.reasoning_tokens,
         report.cost_usd,
         report.steps,
+        report.cache_busts,
+        report.cache_bust_tokens,
+        report.compactions,
     )
         .into_pyobject(py)
 }
@@ -154,6 +169,42 @@ fn batch(py: Python<'_>, batch: WatchBatch) -> PyResult<Bound<'_, PyTuple>> {
         }
     })?;
     (batch.ended, items).into_pyobject(py)
+}
+
+/// `(text, tool calls, finish reason, model, (input, output, cached, reasoning tokens), usd or None,
+/// decision, attempts, problems)`. A tool call is `(id, name, arguments)`; the last three are JSON.
+fn completion<'py>(py: Python<'py>, done: &Completion) -> PyResult<Bound<'py, PyTuple>> {
+    let calls = list(py, done.answer.tool_calls.iter(), |py, call| {
+        (call.id.as_str(), call.name.as_str(), call.arguments.as_str()).into_pyobject(py)
+    })?;
+    let usage = done.usage;
+    (
+        done.answer.text.as_str(),
+        calls,
+        finish_name(done.finish_reason),
+        done.model.as_str(),
+        (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens),
+        done.cost_usd,
+        json_bytes(py, &done.decision),
+        json_bytes(py, &done.attempts),
+        json_bytes(py, &done.problems),
+    )
+        .into_pyobject(py)
+}
+
+fn json_bytes<'py>(py: Python<'py>, value: &impl serde::Serialize) -> Bound<'py, PyBytes> {
+    let json = serde_json::to_vec(value).expect("plain data with string keys always encodes");
+    PyBytes::new(py, &json)
+}
+
+fn finish_name(finish_reason: FinishReason) -> &'static str {
+    match finish_reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
+        FinishReason::ContentFilter => "content_filter",
+        FinishReason::Other => "other",
+    }
 }
 
 /// The name of a status, as Python spells it.

@@ -1,20 +1,24 @@
 //! The engine as Python's `mainspring.engine` drives it. Every method returns at once, or lets go
 //! of the interpreter while it waits; answers come by handle through `drain`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use mainspring_engine::{
-    Agent, AgentConfig, Binding, ClaimRequest, DecideRequest, Decision, Edit, Engine, EngineConfig,
-    ForkRequest, HostOutcome, HostResult, ModelAccess, OnChange, Opened, ResumeRequest,
-    StartRequest, Ticket,
+    Agent, AgentConfig, Binding, ClaimRequest, DecideRequest, Decision, Edit, EndpointAccess,
+    Engine, EngineConfig, ForkRequest, HostOutcome, HostResult, ModelAccess, OnChange, Opened,
+    ResumeRequest, StartRequest, Ticket,
 };
 use mainspring_journal::{Durability, PruneQuery, SessionQuery, SessionStatus};
 use mainspring_mcp::StdioConfig;
+use mainspring_models::AdapterReport;
+use mainspring_models::budget::AccountReport;
 use mainspring_session::{
-    ApprovalDecision, ApprovalId, BlobHash, CATALOGUE, CallIndex, EffectOutcome, ErrorCode,
-    Failure, Origin, Part, Seq, SessionId,
+    ApprovalDecision, ApprovalId, BlobHash, Budget, CATALOGUE, CallIndex, EffectOutcome, ErrorCode,
+    Failure, Origin, Part, Seq, SessionId, StepClass,
 };
+use mainspring_wire::{RetryHeaders, classify_error};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use serde::Deserialize;
@@ -22,6 +26,7 @@ use serde::de::DeserializeOwned;
 
 use crate::bridge::{Bridge, Payload};
 use crate::convert;
+use crate::payment::{payment_of, report_json};
 
 /// One engine.
 #[pyclass(frozen, module = "mainspring._native")]
@@ -47,12 +52,23 @@ struct AccessJson {
     api_key: Option<String>,
     #[serde(default)]
     headers: Vec<(String, String)>,
+    #[serde(default)]
+    adapter: Option<u32>,
+    #[serde(default)]
+    endpoints: Vec<EndpointJson>,
+}
+
+#[derive(Deserialize)]
+struct EndpointJson {
+    base_url: Option<String>,
+    api_key: Option<String>,
+    weight: f64,
 }
 
 #[pymethods]
 impl NativeEngine {
     #[new]
-    #[pyo3(signature = (store, *, durability="full", shard_count=None, threads_max=32, sessions_max=None, lease_ms=None, node=None))]
+    #[pyo3(signature = (store, *, durability="full", shard_count=None, threads_max=32, sessions_max=None, lease_ms=None, node=None, budgets=None, model_queue_max=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of the Python class")]
     fn new(
         py: Python<'_>,
@@ -63,6 +79,8 @@ impl NativeEngine {
         sessions_max: Option<usize>,
         lease_ms: Option<u64>,
         node: Option<String>,
+        budgets: Option<&[u8]>,
+        model_queue_max: Option<usize>,
     ) -> PyResult<Self> {
         let mut config = EngineConfig::new(store);
         config.durability = match durability {
@@ -76,6 +94,12 @@ impl NativeEngine {
         config.shard_count = shard_count.unwrap_or(config.shard_count);
         config.lease_ms = lease_ms;
         config.node = node;
+        if let Some(budgets) = budgets {
+            let budgets: BTreeMap<String, Budget> =
+                json(budgets, "the budgets").map_err(convert::raise)?;
+            config.budgets = budgets.into_iter().collect();
+        }
+        config.admission.queue_max = model_queue_max.unwrap_or(config.admission.queue_max);
         config.limits.sessions_max = sessions_max.unwrap_or(config.limits.sessions_max);
         py.detach(|| Self::open(&config, threads_max)).map_err(convert::raise)
     }
@@ -133,6 +157,45 @@ impl NativeEngine {
         self.engine.host_results(vec![result(ticket, HostOutcome::Cancelled)]);
     }
 
+    /// A piece of the answer of a function behind a model.
+    fn model_delta(&self, call: u64, text: String) {
+        self.bridge.model_said(call, AdapterReport::Delta(text));
+    }
+
+    /// The whole answer of such a function: the body of a chat completion.
+    fn model_answered(&self, call: u64, body: &[u8]) {
+        self.bridge.model_said(call, AdapterReport::Answered(body.to_vec()));
+    }
+
+    /// Such a function failed.
+    fn model_failed(
+        &self,
+        call: u64,
+        code: &str,
+        message: String,
+        hint: Option<String>,
+        retryable: bool,
+    ) {
+        let code = ErrorCode::named(code);
+        let failure = Failure { code, message, hint, retryable };
+        self.bridge.model_said(call, AdapterReport::Failed(failure.into()));
+    }
+
+    /// Such a function failed with the status of a server behind it.
+    #[pyo3(signature = (call, model, status, retry_after, body))]
+    fn model_refused(
+        &self,
+        call: u64,
+        model: &str,
+        status: u16,
+        retry_after: Option<&str>,
+        body: &[u8],
+    ) {
+        let retry = RetryHeaders { retry_after, ..RetryHeaders::default() };
+        let failure = classify_error(&format!("model {model:?}"), status, retry, body);
+        self.bridge.model_said(call, AdapterReport::Failed(failure));
+    }
+
     /// A job that was not run because `may_act` said no.
     fn withheld(&self, ticket: u64) {
         self.engine.host_results(vec![result(ticket, HostOutcome::Withheld)]);
@@ -159,6 +222,11 @@ impl NativeEngine {
         self.engine.host_results(vec![result(ticket, HostOutcome::Reconciled(outcome))]);
     }
 
+    /// What is known of every key of every model, as JSON.
+    fn models(&self) -> String {
+        serde_json::to_string(&self.engine.models()).unwrap_or_default()
+    }
+
     /// Whether a tool of a call taken in this tenure may still be run.
     fn may_act(&self, tenure: u64) -> bool {
         self.engine.may_act(tenure)
@@ -169,7 +237,10 @@ impl NativeEngine {
         self.engine.is_shared()
     }
 
-    /// Compiles an agent and returns its number.
+    /// Compiles an agent and returns its number. `judge` is how its judge is reached, `weights`
+    /// the file of what was learnt.
+    #[pyo3(signature = (spec, access, bindings, verifier, judge=None, weights=None))]
+    #[expect(clippy::too_many_arguments, reason = "one call of one Python method")]
     fn register(
         &self,
         py: Python<'_>,
@@ -177,10 +248,12 @@ impl NativeEngine {
         access: &[u8],
         bindings: &[u8],
         verifier: Option<u32>,
+        judge: Option<&[u8]>,
+        weights: Option<&[u8]>,
     ) -> PyResult<u32> {
         self.check_process()?;
-        let agent =
-            py.detach(|| compile(spec, access, bindings, verifier)).map_err(convert::raise)?;
+        let compiled = py.detach(|| compile(spec, access, bindings, (verifier, judge, weights)));
+        let agent = compiled.map_err(convert::raise)?;
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         agents.push(Arc::new(agent));
         Ok(u32::try_from(agents.len() - 1).expect("nobody registers four thousand million agents"))
@@ -191,7 +264,11 @@ impl NativeEngine {
         Ok(self.agent(agent)?.fingerprint().as_str().to_owned())
     }
 
-    /// Begins a turn; resolves to `(session, seq of the turn's first event)`.
+    /// Begins a turn; resolves to `(session, seq of the turn's first event)`. `payment` is JSON:
+    /// `tenant` and `budget`, what changes about who pays. `step_class`
+    /// says what its steps are for.
+    #[pyo3(signature = (handle, agent, content, session, origin, submit, payment, step_class=None))]
+    #[expect(clippy::too_many_arguments, reason = "one call of one Python method")]
     fn start(
         &self,
         handle: u64,
@@ -200,14 +277,19 @@ impl NativeEngine {
         session: Option<&str>,
         origin: Option<String>,
         submit: bool,
+        payment: Option<&[u8]>,
+        step_class: Option<&str>,
     ) -> PyResult<()> {
         self.check_process()?;
         let content: Vec<Part> = json(content, "the input").map_err(convert::raise)?;
+        let step_class = step_class.map(class_of).transpose().map_err(convert::raise)?;
         let session = session.map(session_id).transpose().map_err(convert::raise)?;
         let agent = self.agent(agent)?;
         let origin = origin.map(Origin);
         let reply = self.bridge.reply(handle, opened);
-        self.engine.start(StartRequest { session, agent, content, origin, submit }, reply);
+        let payment = payment_of(payment)?;
+        let request = StartRequest { session, agent, content, origin, submit, payment, step_class };
+        self.engine.start(request, reply);
         Ok(())
     }
 
@@ -225,6 +307,7 @@ impl NativeEngine {
         edit_content: Option<&[u8]>,
         content: Option<&[u8]>,
         origin: Option<String>,
+        payment: Option<&[u8]>,
     ) -> PyResult<()> {
         self.check_process()?;
         let parts = |bytes: &[u8]| json::<Vec<Part>>(bytes, "the input").map_err(convert::raise);
@@ -240,6 +323,7 @@ impl NativeEngine {
             edit,
             content: content.map(parts).transpose()?,
             origin: origin.map(Origin),
+            payment: payment_of(payment)?,
         };
         self.engine.fork(request, self.bridge.reply(handle, opened));
         Ok(())
@@ -342,6 +426,16 @@ impl NativeEngine {
         let session = session_id(session).map_err(convert::raise)?;
         let reply = self.bridge.reply(handle, Payload::Text);
         self.engine.state_at(session, until.map(Seq), reply);
+        Ok(())
+    }
+
+    /// Resolves to how the budget of a tenant stands, as JSON; to `null` if it has none here.
+    fn budget(&self, handle: u64, tenant: String) -> PyResult<()> {
+        self.check_process()?;
+        let reply = self.bridge.reply(handle, |report: Option<AccountReport>| {
+            Payload::Text(report_json(report.as_ref()))
+        });
+        self.engine.budget(tenant, reply);
         Ok(())
     }
 
@@ -569,15 +663,22 @@ fn compile(
     spec: &[u8],
     access: &[u8],
     bindings: &[u8],
-    verifier: Option<u32>,
+    (verifier, judge, weights): (Option<u32>, Option<&[u8]>, Option<&[u8]>),
 ) -> Result<Agent, Failure> {
     let spec = json(spec, "the agent")?;
     let access: Vec<AccessJson> = json(access, "the models' access")?;
     let bindings: Vec<BindingJson> = json(bindings, "the tools' bindings")?;
-    let access = access
-        .into_iter()
-        .map(|access| ModelAccess { api_key: access.api_key, headers: access.headers })
-        .collect();
+    let judge: Option<AccessJson> =
+        judge.map(|judge| json(judge, "the judge's access")).transpose()?;
+    let reached = |access: AccessJson| ModelAccess {
+        api_key: access.api_key,
+        headers: access.headers,
+        adapter: access.adapter,
+        endpoints: access.endpoints.into_iter().map(endpoint_access).collect(),
+    };
+    let access = access.into_iter().map(reached).collect();
+    let judge = judge.map(reached).unwrap_or_default();
+    let weights = weights.map(Arc::from);
     let bindings = bindings
         .into_iter()
         .map(|binding| match binding {
@@ -585,7 +686,12 @@ fn compile(
             BindingJson::Mcp { server, tool } => Binding::Mcp { server: Arc::from(server), tool },
         })
         .collect();
-    Agent::new(AgentConfig { spec, access, bindings, verifier })
+    Agent::new(AgentConfig { spec, access, bindings, verifier, judge, weights })
+}
+
+fn endpoint_access(endpoint: EndpointJson) -> EndpointAccess {
+    let EndpointJson { base_url, api_key, weight } = endpoint;
+    EndpointAccess { base_url, api_key, weight }
 }
 
 fn json<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Failure> {
@@ -621,6 +727,14 @@ fn status(name: &str) -> Result<SessionStatus, Failure> {
         let message = format!("status {name:?} of sessions is not known");
         Failure::new(ErrorCode::AGENT_INVALID, message)
             .with_hint("allowed are open, waiting, finished, failed, cancelled")
+    })
+}
+
+fn class_of(name: &str) -> Result<StepClass, Failure> {
+    StepClass::named(name).ok_or_else(|| {
+        let allowed: Vec<_> = StepClass::ALL.iter().map(|class| class.as_str()).collect();
+        let message = format!("step class {name:?}, allowed are {}", allowed.join(", "));
+        Failure::new(ErrorCode::AGENT_INVALID, message)
     })
 }
 

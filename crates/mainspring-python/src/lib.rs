@@ -9,7 +9,11 @@
 mod bridge;
 mod convert;
 mod engine;
+mod gateway;
+mod models;
+mod payment;
 mod reader;
+mod route;
 
 use pyo3::prelude::*;
 
@@ -21,7 +25,15 @@ mod _native {
     #[pymodule_export]
     use super::engine::error_catalogue;
     #[pymodule_export]
+    use super::gateway::NativeGateway;
+    #[pymodule_export]
+    use super::models::NativeModels;
+    #[pymodule_export]
     use super::reader::JournalReader;
+    #[pymodule_export]
+    use super::route::{
+        RouteWeights, route_choose, route_features, route_names, route_score, route_signals,
+    };
 
     use super::{Bound, PyModule, PyModuleMethods, PyResult};
 

@@ -1,5 +1,7 @@
 //! What the engine must do once events are durable.
 
+use crate::checks::Check;
+use crate::context::{ActiveSummary, SummaryStarted};
 use crate::event::{Event, ModelCallFinished, ModelCallStarted, ToolCallStarted};
 use crate::follow;
 use crate::ids::CallIndex;
@@ -11,6 +13,8 @@ use crate::state::{ActiveModelCall, CallStatus, Phase, State, ToolCallState};
 pub enum Command {
     /// Make this model call with the conversation as it stands.
     CallModel(ActiveModelCall),
+    /// Have a model make this summary.
+    Summarise(ActiveSummary),
     /// Run this tool call.
     CallTool {
         /// Which one.
@@ -30,6 +34,13 @@ pub enum Command {
     },
     /// Ask the user's function about the pending answer.
     Verify,
+    /// Ask models about the pending answer.
+    Check {
+        /// The step whose answer it is.
+        step: u32,
+        /// Which check.
+        check: Check,
+    },
     /// Report the passing of this time (`Fact::TimerFired`), in microseconds since the epoch.
     Wait {
         /// When.
@@ -51,8 +62,14 @@ pub fn commands(state: &State, spec: &AgentSpec, events: &[Event]) -> Vec<Comman
     for event in events {
         match event {
             Event::ModelCallStarted(started) => commands.extend(call_model(state, started)),
+            Event::SummaryStarted(started) => commands.extend(summarise(state, started)),
             Event::ModelCallFinished(finished) => commands.extend(verify(state, finished)),
             Event::ToolCallStarted(started) => commands.extend(call_tool(state, started)),
+            // A new owner's first event may have ordered it already.
+            Event::CheckStarted(started) => {
+                let check = check(state, started.step);
+                commands.extend(check.filter(|check| !commands.contains(check)));
+            }
             Event::ModelCallFailed(failed) => commands.extend(wait(failed.retry_at_us)),
             Event::ToolCallFailed(failed) => commands.extend(wait(failed.retry_at_us)),
             Event::CancelRequested { .. } | Event::LimitReached { .. } => {
@@ -81,6 +98,16 @@ fn call_model(state: &State, started: &ModelCallStarted) -> Option<Command> {
     }
 }
 
+/// The summary, unless a later event of the same append has already ended it.
+fn summarise(state: &State, started: &SummaryStarted) -> Option<Command> {
+    match state.phase {
+        Phase::Summarising(active) if active.step == started.step => {
+            Some(Command::Summarise(active))
+        }
+        _ => None,
+    }
+}
+
 /// The call, unless a later event of the same append has already ended it.
 fn call_tool(state: &State, started: &ToolCallStarted) -> Option<Command> {
     let current = state.call(started.call)?;
@@ -94,6 +121,13 @@ fn verify(state: &State, finished: &ModelCallFinished) -> Option<Command> {
     (finished.verify && awaited && finished.step + 1 == state.steps).then_some(Command::Verify)
 }
 
+/// The check, unless a later event of the same append has already ended it.
+fn check(state: &State, step: u32) -> Option<Command> {
+    let Phase::Judging(pending) = &state.phase else { return None };
+    let check = pending.checking.filter(|_| step + 1 == state.steps)?;
+    Some(Command::Check { step, check })
+}
+
 /// Whether an event may leave tool calls behind that a function of the user must be asked about.
 fn makes_plans(event: &Event) -> bool {
     matches!(
@@ -101,6 +135,7 @@ fn makes_plans(event: &Event) -> bool {
         Event::ModelCallFinished(_)
             | Event::AnswerVerified(_)
             | Event::AnswerRejected(_)
+            | Event::CheckFinished(_)
             | Event::EpochTaken(_)
             | Event::SessionForked(_)
     )
@@ -131,6 +166,7 @@ fn resumed(state: &State) -> Vec<Command> {
     match &state.phase {
         Phase::Backoff(_, at_us) => vec![Command::Wait { until_us: *at_us }],
         Phase::Judging(pending) if pending.verify => vec![Command::Verify],
+        Phase::Judging(_) => check(state, state.steps.saturating_sub(1)).into_iter().collect(),
         Phase::Acting(calls) => calls
             .iter()
             .filter_map(|call| match call.status {

@@ -8,21 +8,29 @@
 //! What facts about tool calls lead to is in `calls.rs`, what a new owner does in `recover.rs`, and
 //! what follows when nothing outside is awaited in `follow.rs`.
 
+use mainspring_route::StepClass;
+
 use crate::asking::{ApprovalDecided, ApprovalDecision, EffectOutcome, EffectResolved};
+use crate::budget::Funding;
 use crate::calls;
+use crate::checks::{self, Check, CheckFinding};
+use crate::deferred;
 use crate::error::{ErrorCode, Failure};
 use crate::event::{
-    AnswerRejected, AnswerVerified, EpochTaken, Event, FinishReason, ForkEdit, InputReceived,
+    AnswerRestarted, AnswerVerified, EpochTaken, Event, FinishReason, ForkEdit, InputReceived,
     ModelCallFailed, ModelCallFinished, Origin, Problem, SCHEMA_VERSION, SessionForked,
     SessionStarted, Timing,
 };
-use crate::follow::{self, reject_action};
+use crate::follow;
 use crate::ids::{ApprovalId, BlobHash, CallIndex, Epoch, Seq, SessionId};
 use crate::message::{Answer, Part, Usage};
+use crate::notes::CallNotes;
 use crate::recover::{self, Approvals};
-use crate::retry::model_retry_at;
-use crate::spec::AgentSpec;
+use crate::retry::{Asked, model_retry_at};
+use crate::spec::{AgentSpec, Price};
+use crate::spending;
 use crate::state::{CallStatus, Phase, PhaseKind, State};
+use crate::summary::{self, Summary};
 
 /// When a fact became known, and the randomness it may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +75,13 @@ pub enum Fact {
         fingerprint: BlobHash,
         store: String,
         edit: Option<ForkEdit>,
+        /// Who pays for it from here on; none: as before.
+        funding: Option<Funding>,
     },
+    /// Somebody pays for the session from here on.
+    Funded { funding: Funding },
     /// The user said something.
-    Input { content: Vec<Part> },
+    Input { content: Vec<Part>, step_class: Option<StepClass> },
     /// A model answered. `problems` are the findings of the engine's checks.
     ModelAnswered {
         step: u32,
@@ -78,12 +90,23 @@ pub enum Fact {
         finish_reason: FinishReason,
         usage: Usage,
         timing: Timing,
+        notes: CallNotes,
         problems: Vec<Problem>,
     },
     /// A model call failed.
-    ModelFailed { step: u32, attempt: u32, error: Failure, retry_after_ms: Option<u64> },
+    ModelFailed {
+        step: u32,
+        attempt: u32,
+        error: Failure,
+        retry_after_ms: Option<u64>,
+        streamed_chars: u64,
+    },
+    /// A model gave a summary of the oldest messages, or none was to be had.
+    SummaryEnded { step: u32, outcome: Result<Summary, Failure> },
     /// The user's function accepted the pending answer, or gave a reason why not.
     Verified { rejection: Option<String> },
+    /// A check of the pending answer by a model ended.
+    Checked { step: u32, check: Check, finding: CheckFinding },
     /// A tool returned.
     ToolReturned { call: CallIndex, attempt: u32, text: String, duration_us: u64 },
     /// A tool failed, timed out, or was refused.
@@ -115,10 +138,13 @@ pub enum Fact {
 pub enum FactKind {
     Started,
     Forked,
+    Funded,
     Input,
     ModelAnswered,
     ModelFailed,
+    SummaryEnded,
     Verified,
+    Checked,
     ToolReturned,
     ToolFailed,
     PolicyAnswered,
@@ -137,10 +163,13 @@ impl Fact {
         match self {
             Fact::Started { .. } => FactKind::Started,
             Fact::Forked { .. } => FactKind::Forked,
+            Fact::Funded { .. } => FactKind::Funded,
             Fact::Input { .. } => FactKind::Input,
             Fact::ModelAnswered { .. } => FactKind::ModelAnswered,
             Fact::ModelFailed { .. } => FactKind::ModelFailed,
+            Fact::SummaryEnded { .. } => FactKind::SummaryEnded,
             Fact::Verified { .. } => FactKind::Verified,
+            Fact::Checked { .. } => FactKind::Checked,
             Fact::ToolReturned { .. } => FactKind::ToolReturned,
             Fact::ToolFailed { .. } => FactKind::ToolFailed,
             Fact::PolicyAnswered { .. } => FactKind::PolicyAnswered,
@@ -172,11 +201,19 @@ pub const TRANSITIONS: &[(PhaseKind, FactKind)] = &[
     (PhaseKind::Ready, FactKind::Input),
     (PhaseKind::Ready, FactKind::Reopened),
     (PhaseKind::Ready, FactKind::Forked),
+    (PhaseKind::Ready, FactKind::Funded),
     (PhaseKind::Ready, FactKind::ToolReturned),
     (PhaseKind::Ready, FactKind::ToolFailed),
     (PhaseKind::Stepping, FactKind::Reopened),
     (PhaseKind::Stepping, FactKind::Forked),
     (PhaseKind::Stepping, FactKind::CancelRequested),
+    (PhaseKind::Summarising, FactKind::SummaryEnded),
+    (PhaseKind::Summarising, FactKind::ToolReturned),
+    (PhaseKind::Summarising, FactKind::ToolFailed),
+    (PhaseKind::Summarising, FactKind::CancelRequested),
+    (PhaseKind::Summarising, FactKind::TurnTimedOut),
+    (PhaseKind::Summarising, FactKind::Reopened),
+    (PhaseKind::Summarising, FactKind::Forked),
     (PhaseKind::Calling, FactKind::ModelAnswered),
     (PhaseKind::Calling, FactKind::ModelFailed),
     (PhaseKind::Calling, FactKind::ToolReturned),
@@ -193,6 +230,7 @@ pub const TRANSITIONS: &[(PhaseKind, FactKind)] = &[
     (PhaseKind::Backoff, FactKind::Reopened),
     (PhaseKind::Backoff, FactKind::Forked),
     (PhaseKind::Judging, FactKind::Verified),
+    (PhaseKind::Judging, FactKind::Checked),
     (PhaseKind::Judging, FactKind::ToolReturned),
     (PhaseKind::Judging, FactKind::ToolFailed),
     (PhaseKind::Judging, FactKind::CancelRequested),
@@ -233,28 +271,37 @@ pub fn decide(
     if !TRANSITIONS.contains(&pair) {
         return Err(Refused { phase: pair.0, fact: pair.1 });
     }
-    let mut events = respond(state, spec, fact, now);
-    for event in &events {
-        state.fold(event);
+    let mut events = Vec::new();
+    let mut next = respond(state, spec, fact, now);
+    if next.is_empty() {
+        return Ok(next);
     }
-    if events.is_empty() {
-        return Ok(events);
-    }
-    loop {
-        let next = follow::follow(state, spec);
-        if next.is_empty() {
-            return Ok(events);
+    while !next.is_empty() {
+        for event in next {
+            let stopped = spending::clock_before(state, &event, now);
+            for event in stopped.into_iter().chain([event]) {
+                state.fold(&event);
+                events.push(event);
+            }
         }
-        for event in &next {
-            state.fold(event);
-        }
-        events.extend(next);
+        next = follow::follow(state, spec, now);
     }
+    if let Some(clock) = spending::clock_after(state, now) {
+        state.fold(&clock);
+        events.push(clock);
+    }
+    Ok(events)
 }
 
 fn respond(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Event> {
     match fact {
-        Fact::Input { content } => vec![Event::InputReceived(InputReceived { content })],
+        Fact::Input { content, step_class } => {
+            vec![Event::InputReceived(InputReceived { content, step_class })]
+        }
+        Fact::Funded { funding } => {
+            let changes = state.spending.funding != funding;
+            changes.then_some(Event::BudgetSet(funding)).into_iter().collect()
+        }
         Fact::TimerFired => timer_fired(state, spec, now),
         Fact::CancelRequested { reason } => {
             let mut events = vec![Event::CancelRequested { reason: reason.clone() }];
@@ -264,12 +311,16 @@ fn respond(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Even
         }
         // A turn that waits for a person may wait for a week.
         Fact::TurnTimedOut if state.waits_for_people() => Vec::new(),
-        Fact::TurnTimedOut => turn_timed_out(state, spec),
+        Fact::TurnTimedOut => turn_timed_out(state, spec, now),
         fact @ (Fact::Started { .. } | Fact::Forked { .. } | Fact::Reopened { .. }) => {
             owner_changed(state, spec, fact, now)
         }
-        fact @ (Fact::ModelAnswered { .. } | Fact::ModelFailed { .. } | Fact::Verified { .. }) => {
-            answer_fact(state, spec, fact, now).into_iter().collect()
+        fact @ (Fact::ModelAnswered { .. }
+        | Fact::ModelFailed { .. }
+        | Fact::Verified { .. }
+        | Fact::Checked { .. }) => answer_fact(state, spec, fact, now),
+        Fact::SummaryEnded { step, outcome } => {
+            summary::ended(state, spec, step, outcome).into_iter().collect()
         }
         fact => call_fact(state, spec, fact, now).into_iter().collect(),
     }
@@ -291,7 +342,7 @@ fn owner_changed(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Ve
                 held,
             })]
         }
-        Fact::Forked { session, origin, fingerprint, store, edit } => {
+        Fact::Forked { session, origin, fingerprint, store, edit, funding } => {
             let forked = Event::SessionForked(SessionForked {
                 session,
                 parent: state.session.clone().expect("a session that has begun has an id"),
@@ -302,7 +353,11 @@ fn owner_changed(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Ve
                 store,
                 edit: edit.map(|edit| calls::cut_edit(edit, spec)),
             });
-            recover::begun_anew(state, forked, |state| recover::forked(state, spec))
+            let then = |state: &State| {
+                let set = funding.map(Event::BudgetSet);
+                set.into_iter().chain(recover::forked(state, spec)).collect()
+            };
+            recover::begun_anew(state, forked, then)
         }
         Fact::Reopened { epoch, fingerprint, store, held } => {
             let approvals = match state.store == store {
@@ -317,22 +372,51 @@ fn owner_changed(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Ve
 }
 
 /// What a fact about a model's answer leads to; nothing if it is about another one.
-fn answer_fact(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Option<Event> {
+fn answer_fact(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Event> {
     match fact {
-        Fact::ModelFailed { step, attempt, error, retry_after_ms } => {
-            active(state, step, attempt)?;
-            // A crash says nothing of the model, so it uses up none of its attempts.
-            let counted = attempt.saturating_sub(state.lost_attempts).max(1);
-            let retry_at_us = model_retry_at(&spec.limits, counted, &error, retry_after_ms, now);
-            let failed = ModelCallFailed { step, attempt, error, retry_at_us, retry_after_ms };
-            Some(Event::ModelCallFailed(failed))
-        }
+        fact @ Fact::ModelFailed { .. } => model_failed(state, spec, fact, now),
         Fact::Verified { rejection } => match &state.phase {
-            Phase::Judging(pending) if pending.verify => Some(verified(state, spec, rejection)),
-            _ => None,
+            Phase::Judging(pending) if pending.verify => vec![verified(state, spec, rejection)],
+            _ => Vec::new(),
         },
-        fact => model_answered(state, spec, fact),
+        Fact::Checked { step, check, finding } => {
+            checks::finished(state, spec, (step, check), finding).into_iter().collect()
+        }
+        fact => model_answered(state, spec, fact).into_iter().collect(),
     }
+}
+
+/// What the failure of a model call leads to. Where watchers have seen a part of its answer and
+/// another call follows, they are told that it begins anew.
+fn model_failed(state: &State, spec: &AgentSpec, fact: Fact, now: Moment) -> Vec<Event> {
+    let Fact::ModelFailed { step, attempt, error, retry_after_ms, streamed_chars } = fact else {
+        return Vec::new();
+    };
+    if active(state, step, attempt).is_none() {
+        return Vec::new();
+    }
+    // A crash, or a call that was not made, says nothing of the model and uses up no attempt.
+    let counted = attempt.saturating_sub(state.lost_attempts).max(1);
+    let has_next = follow::falls_back(state, spec, &error);
+    let asked = Asked { attempt: counted, retry_after_ms, has_next, unmade: state.lost_attempts };
+    let retry_at_us = model_retry_at(&spec.limits, &error, asked, now);
+    let goes_on = retry_at_us.is_some() || has_next;
+    let charged = spending::failed_call(state, spec, &error.code);
+    let failed = ModelCallFailed {
+        step,
+        attempt,
+        error,
+        retry_at_us,
+        retry_after_ms,
+        streamed_chars,
+        charged,
+    };
+    let mut events = vec![Event::ModelCallFailed(failed)];
+    if goes_on && streamed_chars > 0 {
+        let restarted = AnswerRestarted { step, attempt, characters: streamed_chars };
+        events.push(Event::AnswerRestarted(restarted));
+    }
+    events
 }
 
 /// What a fact about a tool call leads to; nothing if it no longer counts.
@@ -364,25 +448,49 @@ fn active(state: &State, step: u32, attempt: u32) -> Option<u32> {
 }
 
 fn model_answered(state: &State, spec: &AgentSpec, fact: Fact) -> Option<Event> {
-    let Fact::ModelAnswered { step, attempt, answer, finish_reason, usage, timing, mut problems } =
-        fact
+    let Fact::ModelAnswered {
+        step,
+        attempt,
+        answer,
+        finish_reason,
+        usage,
+        timing,
+        mut notes,
+        mut problems,
+    } = fact
     else {
         return None;
     };
     let tier = active(state, step, attempt)?;
     problems.extend(follow::excess_calls(&answer, spec.limits.tool_calls_per_step_max));
+    notes.deferring = deferred::is_deferring(spec, &answer);
     let price = spec.models.get(tier as usize).and_then(|model| model.price);
+    let score = if problems.is_empty() {
+        checks::score(state, spec, (&answer, finish_reason, &notes), &mut problems)
+    } else {
+        None
+    };
+    let checks = if problems.is_empty() { checks::planned(state, spec, &answer) } else { vec![] };
     Some(Event::ModelCallFinished(ModelCallFinished {
         step,
         attempt,
         finish_reason,
         usage,
-        cost_usd: price.map(|price| price.of(usage)),
+        cost_usd: cost(price, usage, &notes),
         timing,
+        notes,
         verify: spec.verify && problems.is_empty(),
         answer,
         problems,
+        score,
+        checks,
     }))
+}
+
+/// What an answer cost, with the call that was cancelled in its favour.
+fn cost(price: Option<Price>, usage: Usage, notes: &CallNotes) -> Option<f64> {
+    let other = notes.hedge.and_then(|hedge| hedge.cost_usd_estimate).unwrap_or(0.0);
+    price.map(|price| price.of(usage) + other)
 }
 
 fn verified(state: &State, spec: &AgentSpec, rejection: Option<String>) -> Event {
@@ -391,9 +499,7 @@ fn verified(state: &State, spec: &AgentSpec, rejection: Option<String>) -> Event
         None => Event::AnswerVerified(AnswerVerified { step }),
         Some(reason) => {
             let problem = Problem { check: "verify".to_owned(), message: reason, call: None };
-            let problems = vec![problem];
-            let action = reject_action(state, spec, &problems);
-            Event::AnswerRejected(AnswerRejected { step, problems, action })
+            follow::rejection(state, spec, vec![problem])
         }
     }
 }
@@ -402,7 +508,7 @@ fn timer_fired(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event> {
     match &state.phase {
         _ if state.held => Vec::new(),
         Phase::Backoff(call, at_us) if *at_us <= now.at_us => {
-            vec![follow::model_call(state, spec, call.step, call.attempt + 1)]
+            vec![follow::model_call(state, spec, (call.step, call.attempt + 1), now)]
         }
         Phase::Acting(calls) => calls
             .iter()
@@ -413,7 +519,10 @@ fn timer_fired(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event> {
     }
 }
 
-fn turn_timed_out(state: &State, spec: &AgentSpec) -> Vec<Event> {
+fn turn_timed_out(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event> {
+    if let Some(out_of_time) = budget_time_out(state, spec, now) {
+        return out_of_time;
+    }
     let allowed = spec.limits.turn_ms_max;
     let mut events =
         vec![Event::LimitReached { limit: "turn_ms_max".to_owned(), value: allowed, allowed }];
@@ -426,4 +535,23 @@ fn turn_timed_out(state: &State, spec: &AgentSpec) -> Vec<Event> {
     .with_hint("raise Limits.turn_s_max");
     events.push(Event::SessionFailed { error });
     events
+}
+
+/// The end of a turn that has used up the time of its session's budget.
+fn budget_time_out(state: &State, spec: &AgentSpec, now: Moment) -> Option<Vec<Event>> {
+    let allowed = state.budget()?.ms?;
+    let left = state.spending.ms_left(now.at_us)?;
+    // Whichever bound came first when the clock was started.
+    if left.saturating_add(state.spending.running_ms(now.at_us)) >= spec.limits.turn_ms_max {
+        return None;
+    }
+    let limit = "budget_ms".to_owned();
+    let mut events = vec![Event::LimitReached { limit, value: allowed - left, allowed }];
+    events.extend(calls::close(state, spec, "the session ran out of time"));
+    let seconds = allowed as f64 / 1000.0;
+    let message = format!("the turns of the session took its budget of {seconds} s");
+    let error = Failure::new(ErrorCode::BUDGET_EXHAUSTED, message)
+        .with_hint("give the session a budget with more seconds");
+    events.push(Event::SessionFailed { error });
+    Some(events)
 }

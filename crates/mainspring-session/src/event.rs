@@ -7,14 +7,21 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use mainspring_route::StepClass;
+
 use crate::asking::{ApprovalDecided, ApprovalRequested, EffectResolved, EffectUnknown};
+use crate::budget::{Amount, Funding};
+use crate::checks::{AnswerScore, Check, CheckFinished, CheckStarted};
+use crate::context::{ContextCompacted, SummaryFailed, SummaryFinished, SummaryStarted};
 use crate::error::Failure;
 use crate::ids::{BlobHash, CallIndex, EffectId, Epoch, Seq, SessionId};
 use crate::message::{Answer, Part, Usage};
+use crate::notes::CallNotes;
+use crate::routing::RouteDecision;
 use crate::upcast;
 
 /// Version of the event format, stored in the first event of every session.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Where an agent can be loaded from again, and what its spec was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,10 +120,13 @@ pub struct Origin(pub String);
 pub struct InputReceived {
     /// What was said, in order.
     pub content: Vec<Part>,
+    /// What the turn's steps are for, if the user says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_class: Option<StepClass>,
 }
 
 /// The router chose the model for the steps from here on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouteDecided {
     /// The step it was chosen for, counted from 0 over the whole session.
     pub step: u32,
@@ -126,6 +136,9 @@ pub struct RouteDecided {
     pub model: String,
     /// Why this one, in words.
     pub reason: String,
+    /// All that was weighed, where the policy had a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Box<RouteDecision>>,
 }
 
 /// A model call was about to be made.
@@ -137,8 +150,17 @@ pub struct ModelCallStarted {
     pub attempt: u32,
     /// Position in the agent's list of models.
     pub tier: u32,
-    /// Which messages were sent: half-open ranges `[from, to)` over the conversation.
+    /// Which messages were sent: half-open ranges `[from, to)` over the conversation as it stands.
     pub messages: Vec<(u32, u32)>,
+    /// What it was expected to use, where somebody keeps an account of the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<Amount>,
+    /// What the step is for; only of agents with several models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<StepClass>,
+    /// When it was decided, in microseconds since the epoch; only of agents with several models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_us: Option<i64>,
 }
 
 /// Why a model stopped writing.
@@ -171,7 +193,7 @@ pub struct Timing {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Which check: `finish_reason`, `parse`, `empty`, `tool_unknown`, `tool_arguments`,
-    /// `tool_count`, `output_schema`, `verify`.
+    /// `tool_count`, `output_schema`, `refusal`, `verify`, `score`, `agreement`, `judge`.
     pub check: String,
     /// What it found, in words a model can act on.
     pub message: String,
@@ -198,6 +220,9 @@ pub struct ModelCallFinished {
     pub cost_usd: Option<f64>,
     /// How long it took.
     pub timing: Timing,
+    /// What else is known of the call.
+    #[serde(default, skip_serializing_if = "CallNotes::is_empty")]
+    pub notes: CallNotes,
     /// What the checks found. An answer with problems joins the conversation only if it is
     /// sent back to be repaired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -205,6 +230,13 @@ pub struct ModelCallFinished {
     /// True when the user's own function is asked before the answer counts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verify: bool,
+    /// What the answer's own text says of whether it is right; only where a larger model could be
+    /// asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Box<AnswerScore>>,
+    /// The checks by models that follow before the answer counts, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
 }
 
 /// A model call failed.
@@ -222,6 +254,28 @@ pub struct ModelCallFailed {
     /// How long the server asked to wait, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// Characters of the answer that watchers had got.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub streamed_chars: u64,
+    /// What it is taken to have used, where somebody keeps an account of the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charged: Option<Amount>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// What watchers had been shown of an answer counts for nothing: the model call failed half-way, and
+/// another one writes the answer from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRestarted {
+    /// The step.
+    pub step: u32,
+    /// The attempt that failed.
+    pub attempt: u32,
+    /// How many characters had been shown.
+    pub characters: u64,
 }
 
 /// The user's function accepted an answer.
@@ -254,6 +308,12 @@ pub struct AnswerRejected {
     pub problems: Vec<Problem>,
     /// What follows.
     pub action: RejectAction,
+    /// True when a larger model can still be asked should the mended answer be wrong too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub larger_left: bool,
+    /// True when the next model sees the rejected answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draft: bool,
 }
 
 /// A tool call was about to be made: the intent, durable before the call.
@@ -316,6 +376,15 @@ pub struct SessionFinished {
     pub step: u32,
 }
 
+/// The clock of a turn whose budget counts time was started or stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnClock {
+    /// When, in microseconds since the epoch.
+    pub clock_us: i64,
+    /// Whether it runs from here on.
+    pub running: bool,
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -323,13 +392,18 @@ pub struct SessionFinished {
 pub enum Event {
     SessionStarted(SessionStarted),
     SessionForked(SessionForked),
+    BudgetSet(Funding),
+    TurnClock(TurnClock),
     InputReceived(InputReceived),
     RouteDecided(RouteDecided),
     ModelCallStarted(ModelCallStarted),
     ModelCallFinished(ModelCallFinished),
     ModelCallFailed(ModelCallFailed),
+    AnswerRestarted(AnswerRestarted),
     AnswerVerified(AnswerVerified),
     AnswerRejected(AnswerRejected),
+    CheckStarted(CheckStarted),
+    CheckFinished(CheckFinished),
     ToolCallStarted(ToolCallStarted),
     ToolCallFinished(ToolCallFinished),
     ToolCallFailed(ToolCallFailed),
@@ -338,6 +412,10 @@ pub enum Event {
     ApprovalDecided(ApprovalDecided),
     EffectUnknown(EffectUnknown),
     EffectResolved(EffectResolved),
+    ContextCompacted(ContextCompacted),
+    SummaryStarted(SummaryStarted),
+    SummaryFinished(SummaryFinished),
+    SummaryFailed(SummaryFailed),
     CancelRequested {
         reason: String,
     },
@@ -365,13 +443,18 @@ impl Event {
         match self {
             Event::SessionStarted(_) => "session_started",
             Event::SessionForked(_) => "session_forked",
+            Event::BudgetSet(_) => "budget_set",
+            Event::TurnClock(_) => "turn_clock",
             Event::InputReceived(_) => "input_received",
             Event::RouteDecided(_) => "route_decided",
             Event::ModelCallStarted(_) => "model_call_started",
             Event::ModelCallFinished(_) => "model_call_finished",
             Event::ModelCallFailed(_) => "model_call_failed",
+            Event::AnswerRestarted(_) => "answer_restarted",
             Event::AnswerVerified(_) => "answer_verified",
             Event::AnswerRejected(_) => "answer_rejected",
+            Event::CheckStarted(_) => "check_started",
+            Event::CheckFinished(_) => "check_finished",
             Event::ToolCallStarted(_) => "tool_call_started",
             Event::ToolCallFinished(_) => "tool_call_finished",
             Event::ToolCallFailed(_) => "tool_call_failed",
@@ -380,6 +463,10 @@ impl Event {
             Event::ApprovalDecided(_) => "approval_decided",
             Event::EffectUnknown(_) => "effect_unknown",
             Event::EffectResolved(_) => "effect_resolved",
+            Event::ContextCompacted(_) => "context_compacted",
+            Event::SummaryStarted(_) => "summary_started",
+            Event::SummaryFinished(_) => "summary_finished",
+            Event::SummaryFailed(_) => "summary_failed",
             Event::CancelRequested { .. } => "cancel_requested",
             Event::LimitReached { .. } => "limit_reached",
             Event::EpochTaken(_) => "epoch_taken",

@@ -4,6 +4,10 @@
 //! the next question. It begins steps and tool calls, judges answers, and ends turns.
 
 use crate::asking::ApprovalRequested;
+use crate::budget::Amount;
+use crate::checks;
+use crate::compact;
+use crate::decide::Moment;
 use crate::error::{ErrorCode, Failure};
 use crate::event::{
     AnswerRejected, AnswerVerified, Event, ModelCallStarted, Problem, RejectAction, RouteDecided,
@@ -11,14 +15,16 @@ use crate::event::{
 };
 use crate::ids::CallIndex;
 use crate::message::Answer;
+use crate::routing;
 use crate::spec::{AgentSpec, Approve};
+use crate::spending::estimate;
 use crate::state::{CallStatus, PendingAnswer, Phase, State, ToolCallState};
 
 /// The events that must come next; none when the outside world has to act.
-pub(crate) fn follow(state: &State, spec: &AgentSpec) -> Vec<Event> {
+pub(crate) fn follow(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event> {
     match &state.phase {
         _ if state.held => Vec::new(),
-        Phase::Stepping => next_step(state, spec),
+        Phase::Stepping => next_step(state, spec, now),
         Phase::Judging(pending) if !pending.problems.is_empty() => {
             vec![judge(state, spec, pending)]
         }
@@ -27,27 +33,46 @@ pub(crate) fn follow(state: &State, spec: &AgentSpec) -> Vec<Event> {
             let step = state.steps.saturating_sub(1);
             vec![Event::AnswerVerified(AnswerVerified { step })]
         }
+        Phase::Judging(pending) if !pending.verify => {
+            checks::next(state, spec, pending).into_iter().collect()
+        }
         Phase::Acting(calls) => calls.iter().filter_map(|call| begin(state, spec, call)).collect(),
         Phase::Concluding => {
             let step = state.steps.saturating_sub(1);
             vec![Event::SessionFinished(SessionFinished { step })]
         }
-        Phase::Failing(error) => vec![fail_or_fall_back(state, spec, error)],
+        Phase::Failing(error) => match compact::after_overflow(state, spec) {
+            Some(event) => vec![event],
+            None => vec![fail_or_fall_back(state, spec, error)],
+        },
         _ => Vec::new(),
     }
 }
 
-/// The start of a model call with the whole conversation.
-pub(crate) fn model_call(state: &State, spec: &AgentSpec, step: u32, attempt: u32) -> Event {
+/// The start of a model call with what is sent of the conversation.
+pub(crate) fn model_call(
+    state: &State,
+    spec: &AgentSpec,
+    (step, attempt): (u32, u32),
+    now: Moment,
+) -> Event {
     // An agent that was changed while its session was down may have fewer models than before.
     let last = u32::try_from(spec.models.len()).unwrap_or(u32::MAX).saturating_sub(1);
-    let count = u32::try_from(state.messages.len()).unwrap_or(u32::MAX);
+    let tier = state.tier.min(last);
     Event::ModelCallStarted(ModelCallStarted {
         step,
         attempt,
-        tier: state.tier.min(last),
-        messages: vec![(0, count)],
+        tier,
+        messages: state.sent_ranges(),
+        reserved: reserve(state, spec, tier),
+        class: (last > 0).then(|| routing::step_class(state, spec)),
+        decided_us: (last > 0).then_some(now.at_us),
     })
+}
+
+/// What a model call is expected to use, where somebody keeps an account.
+fn reserve(state: &State, spec: &AgentSpec, tier: u32) -> Option<Amount> {
+    (!state.spending.funding.is_empty()).then(|| estimate(state, spec, tier).likely)
 }
 
 /// The start of the next attempt at a tool call.
@@ -76,60 +101,86 @@ pub(crate) fn excess_calls(answer: &Answer, allowed: u32) -> impl Iterator<Item 
     })
 }
 
-/// What follows a rejection: the next model if there is one, else what can be saved, else repair.
-pub(crate) fn reject_action(state: &State, spec: &AgentSpec, problems: &[Problem]) -> RejectAction {
+/// What follows a rejection. A mistake of form is sent back to the same model once; then, and for all
+/// else, the next model is asked, if one is left for the step. After that, what can be saved is, or
+/// the answer is sent back as often as the limit allows.
+pub(crate) fn rejection(state: &State, spec: &AgentSpec, problems: Vec<Problem>) -> Event {
     let only_calls = problems.iter().all(|problem| problem.call.is_some());
     let too_many = problems.iter().all(|problem| problem.check == "tool_count");
+    let of_form = problems.iter().all(|problem| checks::is_of_form(&problem.check));
     // An answer that the user's function has to accept must not be run in parts without it.
     let may_continue = only_calls && !spec.verify;
-    if has_next_tier(state, spec) && !(too_many && may_continue) {
-        RejectAction::Escalate
-    } else if may_continue {
+    let larger_left = routing::next_tier(state, spec).is_some();
+    let first = state.route.step_repairs == 0 && spec.limits.repairs_max > 0;
+    let action = if may_continue && (too_many || !larger_left) {
         RejectAction::Continue
+    } else if larger_left {
+        if of_form && first { RejectAction::Repair } else { RejectAction::Escalate }
     } else if state.repairs < spec.limits.repairs_max {
         RejectAction::Repair
     } else {
         RejectAction::Fail
-    }
-}
-
-fn has_next_tier(state: &State, spec: &AgentSpec) -> bool {
-    state.tier as usize + 1 < spec.models.len()
+    };
+    let shows = || spec.route.as_ref().is_some_and(|route| route.show_draft);
+    Event::AnswerRejected(AnswerRejected {
+        step: state.steps.saturating_sub(1),
+        problems,
+        larger_left: larger_left && action == RejectAction::Repair,
+        draft: action == RejectAction::Escalate && shows(),
+        action,
+    })
 }
 
 fn judge(state: &State, spec: &AgentSpec, pending: &PendingAnswer) -> Event {
-    let problems = pending.problems.clone();
-    let action = reject_action(state, spec, &problems);
-    let step = state.steps.saturating_sub(1);
-    Event::AnswerRejected(AnswerRejected { step, problems, action })
+    rejection(state, spec, pending.problems.clone())
 }
 
-fn next_step(state: &State, spec: &AgentSpec) -> Vec<Event> {
+fn next_step(state: &State, spec: &AgentSpec, now: Moment) -> Vec<Event> {
     if let Some(events) = limit_reached(state, spec) {
         return events;
     }
-    if !state.routed {
-        let reason = match spec.models.len() {
-            1 => "the only model".to_owned(),
-            _ => "the first model of the route goes first".to_owned(),
-        };
-        return vec![route(state, spec, 0, reason)];
+    if let Some(route) = next_route(state, spec, now) {
+        return vec![route];
     }
-    if let Some(reason) = escalation(state, spec) {
-        return vec![route(state, spec, state.tier + 1, reason)];
+    if let Some(event) = compact::due(state, spec) {
+        return vec![event];
     }
-    vec![model_call(state, spec, state.steps, 1)]
+    let attempt = state.context.first_attempt(state.steps);
+    vec![model_call(state, spec, (state.steps, attempt), now)]
 }
 
-/// Why the next model is due: the last answer was rejected and not taken into the conversation.
-fn escalation(state: &State, spec: &AgentSpec) -> Option<String> {
-    let reason = state.escalate.as_ref()?;
-    has_next_tier(state, spec).then(|| reason.clone())
+/// The decision about the step's model, where one is due.
+fn next_route(state: &State, spec: &AgentSpec, now: Moment) -> Option<Event> {
+    if let Some(reason) = &state.escalate {
+        // The last answer was rejected. An agent that was changed since may have no larger model.
+        let tier = routing::larger(state, spec).next();
+        return tier.map(|tier| route(state, spec, tier, reason.clone()));
+    }
+    if state.routed {
+        return None;
+    }
+    if spec.models.len() == 1 {
+        return Some(route(state, spec, 0, "the only model".to_owned()));
+    }
+    if let Some(tier) = state.frugal_tier(spec) {
+        let reason = "a budget is past its soft limit: the cheapest model".to_owned();
+        return Some(route(state, spec, tier, reason));
+    }
+    let decision = routing::choose(state, spec, now);
+    let tier = u32::try_from(decision.decision.tier).unwrap_or(0);
+    let reason = decision.decision.reason.clone();
+    let decision = Some(Box::new(decision));
+    match route(state, spec, tier, reason) {
+        Event::RouteDecided(decided) => {
+            Some(Event::RouteDecided(RouteDecided { decision, ..decided }))
+        }
+        other => Some(other),
+    }
 }
 
 fn route(state: &State, spec: &AgentSpec, tier: u32, reason: String) -> Event {
     let model = spec.models.get(tier as usize).map(|model| model.name.clone()).unwrap_or_default();
-    Event::RouteDecided(RouteDecided { step: state.steps, tier, model, reason })
+    Event::RouteDecided(RouteDecided { step: state.steps, tier, model, reason, decision: None })
 }
 
 fn limit_reached(state: &State, spec: &AgentSpec) -> Option<Vec<Event>> {
@@ -180,13 +231,18 @@ fn code_of(problem: &Problem) -> ErrorCode {
     }
 }
 
-/// The next model if a model could not do its step, otherwise the end of the turn.
+/// Whether another model takes over when this failure stands.
+pub(crate) fn falls_back(state: &State, spec: &AgentSpec, error: &Failure) -> bool {
+    error.code.as_str().starts_with("model_") && routing::stand_in(state, spec).is_some()
+}
+
+/// Another model if a model could not do its step, otherwise the end of the turn.
 fn fail_or_fall_back(state: &State, spec: &AgentSpec, error: &Failure) -> Event {
-    let model_error = error.code.as_str().starts_with("model_");
-    if !model_error || !has_next_tier(state, spec) {
+    let falls_back = falls_back(state, spec, error);
+    let Some(tier) = routing::stand_in(state, spec).filter(|_| falls_back) else {
         return Event::SessionFailed { error: error.clone() };
-    }
+    };
     let name = spec.models.get(state.tier as usize).map_or("?", |model| model.name.as_str());
     let reason = format!("model {name:?} failed ({}): {}", error.code, error.message);
-    route(state, spec, state.tier + 1, reason)
+    route(state, spec, tier, reason)
 }

@@ -156,6 +156,12 @@ impl BlobHash {
         Self(hex(&Sha256::digest(body)).into())
     }
 
+    /// A hash as it stands somewhere: 64 hex digits.
+    #[must_use]
+    pub fn named(hex: &str) -> Self {
+        Self(hex.into())
+    }
+
     /// The hash as 64 hex digits.
     #[must_use]
     pub fn as_str(&self) -> &str {

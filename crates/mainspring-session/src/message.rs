@@ -20,6 +20,15 @@ pub enum Part {
     },
 }
 
+impl Part {
+    fn bytes(&self) -> usize {
+        match self {
+            Part::Text { text } => text.len(),
+            Part::Image { .. } => 0,
+        }
+    }
+}
+
 /// A tool call as a model asked for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCall {
@@ -47,6 +56,9 @@ pub enum Message {
         /// The tools it called, in order.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tool_calls: Vec<ToolCall>,
+        /// What it thought before, to be given back to it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reasoning: Vec<Reasoning>,
     },
     /// What a tool answered.
     Tool {
@@ -67,6 +79,69 @@ impl Message {
     pub fn user(text: impl Into<String>) -> Self {
         Self::User { content: vec![Part::Text { text: text.into() }] }
     }
+
+    /// Bytes of what it says, without pictures.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Message::User { content } => content.iter().map(Part::bytes).sum(),
+            Message::Assistant { text, tool_calls, .. } => {
+                let calls = tool_calls.iter();
+                let calls = calls.map(|call| call.name.len() + call.arguments.len());
+                text.len() + calls.sum::<usize>()
+            }
+            Message::Tool { text, .. } => text.len(),
+        }
+    }
+}
+
+/// In which form an API gives a piece of reasoning and takes it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningKind {
+    /// Chat Completions, the field `reasoning_content`: `text`.
+    Content,
+    /// Chat Completions, the field `reasoning`: `text`.
+    Plain,
+    /// Chat Completions, an element of `reasoning_details`: `data` is its JSON, `text` what of it
+    /// can be read.
+    Detail,
+    /// Responses, an item whose summary is `text`; `id`, and `data` encrypted.
+    Summary,
+    /// Responses, an item whose content is `text`; `id`, and `data` if it is encrypted too.
+    Item,
+    /// Messages, a block of `text` and `signature`.
+    Thinking,
+    /// Messages, a block of `data` that only the provider can read.
+    Redacted,
+}
+
+/// A piece of what a model thought before it answered.
+///
+/// Providers want it back unchanged, and each takes only its own: it goes back to the model of the
+/// same name on the same server, and to no other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reasoning {
+    /// Its form.
+    pub kind: ReasoningKind,
+    /// Who thought it: `NAME@HOST` of the model.
+    pub origin: String,
+    /// How many parts of the answer came before it: its text counts as the first, then its tool
+    /// calls.
+    #[serde(default, skip_serializing_if = "is_none_before")]
+    pub after: u32,
+    /// What of it can be read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// The provider's signature of the text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub signature: String,
+    /// What only the provider can read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub data: String,
+    /// The provider's id of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
 }
 
 /// What a model answered: text, tool calls, or both.
@@ -78,6 +153,9 @@ pub struct Answer {
     /// The tool calls, in the model's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
+    /// What it thought before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasoning: Vec<Reasoning>,
 }
 
 /// Tokens that one model call used, as the provider counted them.
@@ -92,6 +170,9 @@ pub struct Usage {
     /// Of the tokens read, those that came from the provider's prompt cache.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cached_tokens: u64,
+    /// Of the tokens read, those that were put into the provider's prompt cache.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_write_tokens: u64,
     /// Of the tokens written, those spent on reasoning.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reasoning_tokens: u64,
@@ -109,8 +190,13 @@ impl Usage {
         self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
         self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
         self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
+        self.cache_write_tokens = self.cache_write_tokens.saturating_add(other.cache_write_tokens);
         self.reasoning_tokens = self.reasoning_tokens.saturating_add(other.reasoning_tokens);
     }
+}
+
+fn is_none_before(count: &u32) -> bool {
+    *count == 0
 }
 
 fn is_zero(count: &u64) -> bool {

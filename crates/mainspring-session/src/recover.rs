@@ -6,6 +6,7 @@
 //! which it was asked for: a copy and a fork ask again.
 
 use crate::asking::EffectUnknown;
+use crate::context::SummaryFailed;
 use crate::decide::Moment;
 use crate::error::{ErrorCode, Failure};
 use crate::event::{Event, ModelCallFailed};
@@ -44,9 +45,20 @@ pub(crate) fn retaken(
                 ),
                 retry_at_us: Some(now.at_us),
                 retry_after_ms: None,
+                streamed_chars: 0,
+                charged: state.spending.reserved,
             }),
-            follow::model_call(state, spec, call.step, call.attempt + 1),
+            follow::model_call(state, spec, (call.step, call.attempt + 1), now),
         ],
+        // What it would have said of the conversation is not worth asking twice for.
+        Phase::Summarising(summary) if !state.held => {
+            let error = Failure::new(
+                ErrorCode::PROCESS_LOST,
+                "the process ended while a summary was being made",
+            );
+            let charged = state.spending.reserved;
+            vec![Event::SummaryFailed(SummaryFailed { step: summary.step, error, charged })]
+        }
         Phase::Acting(calls) => {
             calls.iter().filter_map(|call| retake(state, spec, call, approvals)).collect()
         }

@@ -4,6 +4,8 @@
 //! Invariant: nothing is asked of the world. What comes out is either "the same to the byte" or the
 //! first event that differs.
 
+use crate::budget::Funding;
+use crate::checks::CheckFinding;
 use crate::decide::{Fact, Moment, decide};
 use crate::event::{
     AnswerRejected, Event, ModelCallFinished, Problem, Record, SCHEMA_VERSION, SessionForked,
@@ -12,6 +14,7 @@ use crate::event::{
 use crate::ids::{BlobHash, Seq};
 use crate::spec::AgentSpec;
 use crate::state::{CallStatus, Phase, State, ToolCallState};
+use crate::summary::Summary;
 
 /// What a replay needs to know of the world it leaves alone.
 pub trait Recorded {
@@ -148,6 +151,11 @@ impl Player<'_> {
             let Some(mut spec) = recorded.spec(fingerprint) else {
                 return Err(self.differs(None, "the agent of this event is not in the store"));
             };
+            let learnt = spec.route.as_ref().is_some_and(|route| route.weights.is_some());
+            if learnt && spec.weights.is_none() {
+                let why = "the weights of the agent of this event are not in the store";
+                return Err(self.differs(None, why));
+            }
             // What was recorded has been cut already.
             spec.limits.tool_result_bytes_max = u64::MAX;
             self.spec = Some((fingerprint.clone(), spec));
@@ -212,6 +220,47 @@ impl Player<'_> {
     /// The fact that led to an event; none if such an event never comes first.
     fn fact(&self, event: &Event, spec: &AgentSpec, recorded: &mut impl Recorded) -> Option<Fact> {
         Some(match event.clone() {
+            Event::InputReceived(event) => {
+                Fact::Input { content: event.content, step_class: event.step_class }
+            }
+            Event::ModelCallFinished(event) => {
+                let problems = recorded.problems(spec, &event);
+                answered(event, problems)
+            }
+            Event::ModelCallFailed(event) => Fact::ModelFailed {
+                step: event.step,
+                attempt: event.attempt,
+                error: event.error,
+                retry_after_ms: event.retry_after_ms,
+                streamed_chars: event.streamed_chars,
+            },
+            Event::SummaryFinished(event) => Fact::SummaryEnded {
+                step: event.step,
+                outcome: Ok(Summary { text: event.text, usage: event.usage, timing: event.timing }),
+            },
+            Event::SummaryFailed(event) => {
+                Fact::SummaryEnded { step: event.step, outcome: Err(event.error) }
+            }
+            Event::AnswerVerified(_) => Fact::Verified { rejection: None },
+            Event::AnswerRejected(event) => verdict(event)?,
+            Event::CheckFinished(event) => Fact::Checked {
+                step: event.step,
+                check: event.check,
+                finding: CheckFinding {
+                    score: event.score,
+                    reason: event.reason,
+                    usage: event.usage,
+                    duration_us: event.duration_us,
+                    error: event.error,
+                },
+            },
+            event => self.owner_fact(event)?,
+        })
+    }
+
+    /// The fact of a new session or owner, of who pays, or of a tool call.
+    fn owner_fact(&self, event: Event) -> Option<Fact> {
+        Some(match event {
             Event::SessionStarted(event) => Fact::Started {
                 session: event.session,
                 origin: event.origin,
@@ -226,28 +275,27 @@ impl Player<'_> {
                 store,
                 edit,
                 ..
-            }) => Fact::Forked { session, origin, fingerprint, store, edit },
+            }) => {
+                let funding = self.funded_next();
+                Fact::Forked { session, origin, fingerprint, store, edit, funding }
+            }
+            Event::BudgetSet(funding) => Fact::Funded { funding },
             Event::EpochTaken(event) => Fact::Reopened {
                 epoch: event.epoch,
                 fingerprint: event.fingerprint,
                 store: event.store,
                 held: event.held,
             },
-            Event::InputReceived(event) => Fact::Input { content: event.content },
-            Event::ModelCallFinished(event) => {
-                let problems = recorded.problems(spec, &event);
-                answered(event, problems)
-            }
-            Event::ModelCallFailed(event) => Fact::ModelFailed {
-                step: event.step,
-                attempt: event.attempt,
-                error: event.error,
-                retry_after_ms: event.retry_after_ms,
-            },
-            Event::AnswerVerified(_) => Fact::Verified { rejection: None },
-            Event::AnswerRejected(event) => verdict(event)?,
             event => self.tool_fact(event)?,
         })
+    }
+
+    /// Who pays for a fork, if that came with it.
+    fn funded_next(&self) -> Option<Funding> {
+        match self.records.get(self.at + 1)?.event() {
+            Ok(Event::BudgetSet(funding)) => Some(funding),
+            _ => None,
+        }
     }
 
     fn tool_fact(&self, event: Event) -> Option<Fact> {
@@ -295,8 +343,9 @@ impl Player<'_> {
 }
 
 fn answered(event: ModelCallFinished, problems: Vec<Problem>) -> Fact {
-    let ModelCallFinished { step, attempt, answer, finish_reason, usage, timing, .. } = event;
-    Fact::ModelAnswered { step, attempt, answer, finish_reason, usage, timing, problems }
+    let ModelCallFinished { step, attempt, answer, finish_reason, usage, timing, notes, .. } =
+        event;
+    Fact::ModelAnswered { step, attempt, answer, finish_reason, usage, timing, notes, problems }
 }
 
 /// The user's function rejected an answer; a rejection by the checks follows by itself.

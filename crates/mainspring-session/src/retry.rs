@@ -9,20 +9,38 @@ const MODEL_BASE_MS: u64 = 500;
 const MODEL_WAIT_MS_MAX: u64 = 30_000;
 const TOOL_BASE_MS: u64 = 100;
 const TOOL_WAIT_MS_MAX: u64 = 10_000;
+/// How often a step waits for a model that is left alone, before that is its error.
+const LEFT_ALONE_MAX: u32 = 20;
 /// Longest wait before another attempt at anything.
 pub const WAIT_MS_MAX: u64 = RETRY_AFTER_MS_MAX / 10 * 11;
 /// A server that asks for more patience than this is treated as one that does not come back.
 const RETRY_AFTER_MS_MAX: u64 = 600_000;
 
-/// When to make the next attempt at a model call, or none if the error stands.
-pub(crate) fn model_retry_at(
-    limits: &Limits,
-    attempt: u32,
-    error: &Failure,
-    retry_after_ms: Option<u64>,
-    now: Moment,
-) -> Option<i64> {
-    if !error.retryable || attempt >= limits.model_attempts_max {
+/// What is asked about a failed model call.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// The attempt that failed, from 1.
+    pub attempt: u32,
+    /// How long the server asked to wait.
+    pub retry_after_ms: Option<u64>,
+    /// Whether another model takes over if the error stands.
+    pub has_next: bool,
+    /// How many attempts at the step say nothing of the model: they were not made at all, or ended
+    /// with their process.
+    pub unmade: u32,
+}
+
+/// When to make the next attempt at a model call, in microseconds since the epoch, or none if the
+/// error stands.
+#[must_use]
+pub fn model_retry_at(limits: &Limits, error: &Failure, asked: Asked, now: Moment) -> Option<i64> {
+    let Asked { attempt, retry_after_ms, has_next, unmade } = asked;
+    // A model that is left alone is not worth waiting for where another one can be asked.
+    let stands = match error.code == ErrorCode::MODEL_UNAVAILABLE {
+        true => has_next || unmade >= LEFT_ALONE_MAX,
+        false => attempt >= limits.model_attempts_max,
+    };
+    if !error.retryable || stands {
         return None;
     }
     let wait_us = match retry_after_ms {
@@ -32,6 +50,20 @@ pub(crate) fn model_retry_at(
         None => backoff_us(MODEL_BASE_MS, MODEL_WAIT_MS_MAX, attempt, now.seed),
     };
     Some(now.at_us.saturating_add(i64::try_from(wait_us).unwrap_or(i64::MAX)))
+}
+
+/// Longest wait, in milliseconds, from a failed attempt at a model call to the next; none if the
+/// server asks for more patience than there is.
+#[must_use]
+pub fn model_wait_ms_max(attempt: u32, retry_after_ms: Option<u64>) -> Option<u64> {
+    match retry_after_ms {
+        Some(asked) if asked > RETRY_AFTER_MS_MAX => None,
+        Some(asked) => Some(asked / 10 * 11 + 1),
+        None => {
+            let doublings = attempt.saturating_sub(1).min(20);
+            Some((MODEL_BASE_MS << doublings).min(MODEL_WAIT_MS_MAX))
+        }
+    }
 }
 
 /// When to make the next attempt at a tool call, or none if the error stands.

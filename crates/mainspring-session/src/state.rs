@@ -7,13 +7,14 @@
 //! |---|---|---|
 //! | `Empty` | nothing yet | `session_started` |
 //! | `Ready` | `session_started`, the end of a turn | `input_received` |
-//! | `Stepping` | an input, all tool results, a rejection, `session_forked` | `model_call_started`, the end of the turn |
+//! | `Stepping` | an input, all tool results, a rejection, `session_forked`, the end of a summary, `context_compacted` | `model_call_started`, `summary_started`, the end of the turn |
+//! | `Summarising` | `summary_started` | `summary_finished`, `summary_failed`, `session_forked` |
 //! | `Calling` | `model_call_started` | `model_call_finished`, `model_call_failed`, `session_forked` |
 //! | `Backoff` | `model_call_failed` with a retry | `model_call_started`, `session_forked` |
-//! | `Judging` | `model_call_finished` with problems or a verifier | `answer_verified`, `answer_rejected`, an edit that mends it |
+//! | `Judging` | `model_call_finished` with problems, a verifier or checks by models | `answer_verified`, `answer_rejected`, the last `check_finished`, an edit that mends it |
 //! | `Acting` | an accepted answer with tool calls | the last tool result |
 //! | `Concluding` | an accepted answer without tool calls | `session_finished` |
-//! | `Failing` | `model_call_failed` without a retry, a fatal rejection | `route_decided`, `session_failed`, `session_forked` |
+//! | `Failing` | `model_call_failed` without a retry, a fatal rejection | `route_decided`, `context_compacted`, `session_failed`, `session_forked` |
 //!
 //! Every phase of a turn is also left by the events that end one. An owner that does not run the
 //! session (`held`) leaves it in whatever phase its one event led to.
@@ -34,10 +35,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::checks::{AnswerScore, Check};
+use crate::context::{ActiveSummary, ContextState};
 use crate::error::Failure;
 use crate::event::{Event, Problem};
 use crate::ids::{ApprovalId, BlobHash, CallIndex, EffectId, Epoch, Seq, SessionId};
 use crate::message::{Answer, Message, ToolCall, Usage};
+use crate::routing::RouteState;
+use crate::spending::Spending;
 
 /// How the last turn ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +126,7 @@ impl ToolCallState {
 }
 
 /// What the session is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub enum Phase {
     /// No event yet.
     #[default]
@@ -130,6 +135,8 @@ pub enum Phase {
     Ready,
     /// Between steps: nothing is under way, a step must begin.
     Stepping,
+    /// A summary of the oldest messages is being made.
+    Summarising(ActiveSummary),
     /// A model call is under way.
     Calling(ActiveModelCall),
     /// The next attempt at a model call is due at this time, in microseconds since the epoch.
@@ -145,7 +152,7 @@ pub enum Phase {
 }
 
 /// An answer that is not yet part of the conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PendingAnswer {
     /// What the model said.
     pub answer: Answer,
@@ -153,6 +160,24 @@ pub struct PendingAnswer {
     pub problems: Vec<Problem>,
     /// Whether the user's function is being asked.
     pub verify: bool,
+    /// What its own text says of it, if it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Box<AnswerScore>>,
+    /// The checks by models that are still to come, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
+    /// The check by a model that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checking: Option<Check>,
+}
+
+impl PendingAnswer {
+    /// Whether nothing more has to be found out about it, and nothing was found wrong.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let checked = self.checks.is_empty() && self.checking.is_none();
+        self.problems.is_empty() && !self.verify && checked
+    }
 }
 
 /// The kinds of [`Phase`], for tables.
@@ -162,6 +187,7 @@ pub enum PhaseKind {
     Empty,
     Ready,
     Stepping,
+    Summarising,
     Calling,
     Backoff,
     Judging,
@@ -178,6 +204,7 @@ impl Phase {
             Phase::Empty => PhaseKind::Empty,
             Phase::Ready => PhaseKind::Ready,
             Phase::Stepping => PhaseKind::Stepping,
+            Phase::Summarising(_) => PhaseKind::Summarising,
             Phase::Calling(_) => PhaseKind::Calling,
             Phase::Backoff(..) => PhaseKind::Backoff,
             Phase::Judging(_) => PhaseKind::Judging,
@@ -211,13 +238,17 @@ pub struct State {
     /// rest in snapshots, since it only grows.
     #[serde(skip)]
     pub messages: Vec<Message>,
+    /// What of it is sent to models, and how many tokens that has.
+    #[serde(default, skip_serializing_if = "ContextState::is_default")]
+    pub context: ContextState,
     /// The model in force, by position in the agent's list.
     pub tier: u32,
     /// Whether the route of this turn has been decided.
     pub routed: bool,
     /// Why the next model must be asked, between a rejection and the route that answers it.
     pub escalate: Option<String>,
-    /// Attempts at the current step that ended with their process, and so say nothing of the model.
+    /// Attempts at the current step that ended with their process, or were not made because the model
+    /// was left alone: they say nothing of it.
     pub lost_attempts: u32,
     /// Steps begun so far, over all turns.
     pub steps: u32,
@@ -233,6 +264,15 @@ pub struct State {
     pub cost_usd: f64,
     /// Tool calls asked for so far, over all turns.
     pub tool_call_count: u64,
+    /// Of the tool calls, those asked for before this turn.
+    #[serde(default)]
+    pub calls_before_turn: u64,
+    /// Who pays, and what was spent.
+    #[serde(default, skip_serializing_if = "Spending::is_empty")]
+    pub spending: Spending,
+    /// What routing needs to know.
+    #[serde(default)]
+    pub route: RouteState,
 }
 
 impl State {
@@ -259,10 +299,30 @@ impl State {
         outstanding.peek().is_some() && outstanding.all(ToolCallState::waits_for_people)
     }
 
+    /// How many messages there were with the input that began the turn.
+    #[must_use]
+    pub fn turn_messages(&self) -> usize {
+        self.messages.len().min(self.route.turn_from as usize + 1)
+    }
+
+    /// How many messages of the conversation are there for good: what came after them may be taken
+    /// back, as an answer that was sent back and is then given up is.
+    #[must_use]
+    pub fn settled_messages(&self) -> usize {
+        let count = self.messages.len();
+        if self.route.is_fresh() { count } else { count.min(self.route.step_from as usize) }
+    }
+
     /// Steps begun in this turn.
     #[must_use]
     pub fn turn_steps(&self) -> u32 {
         self.steps - self.first_step
+    }
+
+    /// Whether this turn has asked for a tool call.
+    #[must_use]
+    pub fn turn_has_called(&self) -> bool {
+        self.tool_call_count > self.calls_before_turn
     }
 
     /// The text of the last assistant message: the answer, once a turn has finished.

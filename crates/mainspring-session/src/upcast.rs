@@ -15,7 +15,8 @@ pub type Upcast = fn(&mut Map<String, Value>);
 /// same in the newer one.
 ///
 /// - 1 to 2: kinds were added (forks, approvals, unknown effects), and fields that may be left out.
-pub const STEPS: &[Option<Upcast>] = &[None];
+/// - 2 to 3: kinds were added (budgets, compaction, checks by models, restarts), and such fields.
+pub const STEPS: &[Option<Upcast>] = &[None, None];
 
 const _: () = assert!(STEPS.len() as u32 + 1 == SCHEMA_VERSION);
 

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
-use mainspring_engine::{Agent, AgentConfig, Binding, ModelAccess};
+use mainspring_engine::{Agent, AgentConfig, Binding, ModelAccess, Payment};
 use mainspring_session::{
-    AgentSpec, Approve, Effect, Limits, ModelSpec, OutputMode, ToolMode, ToolSpec,
+    AgentSpec, Approve, Budget, Effect, Limits, ModelSpec, Policy, RouteSpec, SessionId, ToolSpec,
 };
 use serde_json::value::RawValue;
+
+use crate::models::WINDOW_TOKENS;
 
 /// What a tool of a run is.
 pub(crate) struct SimTool {
@@ -64,18 +66,21 @@ fn model_spec(name: &str) -> ModelSpec {
     ModelSpec {
         name: name.to_owned(),
         base_url: "http://127.0.0.1:9/v1".to_owned(),
-        tool_mode: ToolMode::Native,
-        output_mode: OutputMode::Native,
-        stream: false,
         connect_ms_max: 1_000,
         first_token_ms_max: 1_000,
         total_ms_max: 1_000,
-        params: None,
-        price: None,
+        // The others' windows are found by running into them.
+        context_tokens: (name == "small").then_some(WINDOW_TOKENS),
+        ..ModelSpec::default()
     }
 }
 
-fn agent(name: &str, models: &[&str], verifier: Option<u32>, turn_ms_max: u64) -> Arc<Agent> {
+fn agent(
+    name: &str,
+    models: &[&str],
+    route: Option<RouteSpec>,
+    (verifier, turn_ms_max): (Option<u32>, u64),
+) -> Arc<Agent> {
     let limits = Limits {
         steps_max: 6,
         tool_calls_per_step_max: 3,
@@ -86,23 +91,61 @@ fn agent(name: &str, models: &[&str], verifier: Option<u32>, turn_ms_max: u64) -
     };
     let spec = AgentSpec {
         name: name.to_owned(),
-        instructions: String::new(),
         tools: TOOLS.iter().map(tool_spec).collect(),
         models: models.iter().map(|name| model_spec(name)).collect(),
         verify: verifier.is_some(),
-        output_schema: None,
         limits,
+        route: route.map(Box::new),
+        ..AgentSpec::default()
     };
     let access = models.iter().map(|_| ModelAccess::default()).collect();
     let bindings = (0..).zip(&TOOLS).map(|(number, _)| Binding::Host(number)).collect();
-    let made = Agent::new(AgentConfig { spec, access, bindings, verifier });
+    let (judge, weights) = (ModelAccess::default(), None);
+    let made = Agent::new(AgentConfig { spec, access, bindings, verifier, judge, weights });
     Arc::new(made.unwrap_or_else(|error| panic!("an agent of the simulation: {error}")))
+}
+
+/// The tenant that pays for some sessions.
+pub(crate) const TENANT: &str = "acme";
+/// Model calls that it pays for: few enough that most runs come to the end of it.
+const TENANT_CALLS: u64 = 60;
+/// Model calls that a session of it has a budget for.
+const SESSION_CALLS: u64 = 25;
+
+/// What tenants may spend.
+pub(crate) fn budgets() -> Vec<(String, Budget)> {
+    let budget = Budget { calls: Some(TENANT_CALLS), soft: Some(0.8), ..Budget::default() };
+    vec![(TENANT.to_owned(), budget)]
+}
+
+/// Who pays for a session: for every third the tenant, and for every second of the others the
+/// tenant with a budget of the session's own.
+pub(crate) fn payment(session: &SessionId) -> Payment {
+    let number = session.as_str().bytes().last().map_or(0, usize::from);
+    let tenant = Some(TENANT.to_owned());
+    match number % 3 {
+        0 => Payment { tenant, ..Payment::default() },
+        1 => {
+            let budget =
+                Budget { calls: Some(SESSION_CALLS), ms: Some(90_000), ..Budget::default() };
+            Payment { tenant, budget: Some(budget), within: None }
+        }
+        _ => Payment::default(),
+    }
+}
+
+/// A judge, further answers, much trying of other models, and drafts that are shown.
+fn judged() -> RouteSpec {
+    let policy = Policy { explore: 0.3, ..Policy::default() };
+    let judge = Some(model_spec("judge"));
+    RouteSpec { policy, judge, agreement: 2, show_draft: true, ..RouteSpec::default() }
 }
 
 /// All agents.
 pub(crate) fn all() -> Vec<Arc<Agent>> {
     vec![
-        agent("plain", &["one"], None, 600_000),
-        agent("strict", &["small", "large"], Some(0), 20_000),
+        agent("plain", &["one"], None, (None, 600_000)),
+        agent("strict", &["small", "large"], None, (Some(0), 20_000)),
+        agent("judged", &["small", "middle", "large"], Some(judged()), (None, 60_000)),
     ]
 }

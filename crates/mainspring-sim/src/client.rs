@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainspring_engine::{
-    DecideRequest, Decision, Edit, ForkRequest, OnChange, ResumeRequest, SessionOutcome,
+    DecideRequest, Decision, Edit, ForkRequest, OnChange, Payment, ResumeRequest, SessionOutcome,
     StartRequest, WatchItem,
 };
 use mainspring_session::{
     ApprovalDecision, ApprovalId, CallIndex, CallStatus, EffectOutcome, Event, Part, Seq, SessionId,
 };
 
+use crate::agents;
 use crate::cluster::{Cluster, ask};
 use crate::host::{PATIENCE, result_text};
 use crate::process::Process;
@@ -75,6 +76,8 @@ async fn begin(cluster: &Cluster, process: &Arc<Process>) {
         content: vec![Part::Text { text: text.clone() }],
         origin: None,
         submit,
+        payment: agents::payment(&session),
+        step_class: None,
     };
     let opened = ask(process, PATIENCE, "start", |engine, reply| engine.start(request, reply));
     let Some(Ok(opened)) = opened.await else { return };
@@ -130,6 +133,7 @@ async fn fork(cluster: &Cluster, process: &Arc<Process>) {
         edit,
         content,
         origin: None,
+        payment: Payment::default(),
     };
     let _ = ask(process, PATIENCE, "fork", |engine, reply| engine.fork(request, reply)).await;
 }

@@ -7,6 +7,7 @@ use mainspring_engine::{Agent, ClaimRequest, Engine, EngineLimits, OnChange, Par
 use mainspring_session::{ErrorCode, Failure};
 use tokio::sync::oneshot;
 
+use crate::agents;
 use crate::host::SimHost;
 use crate::journal::{SimJournal, keep_lease};
 use crate::models::{Asked, SimModels};
@@ -56,7 +57,7 @@ impl Cluster {
             snapshot_every_events: 4,
             ..EngineLimits::default()
         };
-        let (engine, shard) = Engine::without_threads(Parts {
+        let made = Engine::without_threads(Parts {
             journal: Arc::new(SimJournal(Arc::clone(process))),
             host: Arc::new(SimHost::new(process)),
             models: Arc::new(SimModels {
@@ -65,7 +66,9 @@ impl Cluster {
             }),
             clock: Arc::clone(process) as Arc<dyn mainspring_engine::Clock>,
             limits,
+            budgets: agents::budgets(),
         });
+        let (engine, shard) = made.expect("the budgets of a run can be used");
         let engine = Arc::new(engine);
         let _ = process.engine.set(Arc::downgrade(&engine));
         tokio::task::spawn_local(Arc::clone(process).run(shard.run()));

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use mainspring_engine::{PendingKind, SessionOutcome};
 use mainspring_journal::SessionStatus;
-use mainspring_session::{CallStatus, SessionId, State};
+use mainspring_session::{Amount, CallStatus, SessionId, State};
 
+use crate::agents;
 use crate::cluster::{Cluster, ask};
 use crate::world::lock;
 
@@ -109,5 +110,23 @@ async fn check_state(process: &Arc<crate::process::Process>, session: &SessionId
             let what = format!("{session}: {other:?}");
             world.violated("the end of a turn is reported", &what);
         }
+    }
+}
+
+/// What the tenant was charged is what the logs of its sessions say, to the last call.
+pub(crate) fn charges_add_up(cluster: &Cluster) {
+    let world = &cluster.world;
+    let spent = {
+        let witness = lock(&world.witness);
+        let charged = witness
+            .states()
+            .filter(|(_, state)| state.spending.funding.tenant == agents::TENANT)
+            .map(|(_, state)| state.spending.charged);
+        charged.fold(Amount::default(), Amount::plus)
+    };
+    let stored = lock(&world.truth).accounts.get(agents::TENANT).copied().unwrap_or_default();
+    if spent != stored {
+        let what = format!("the logs say {spent:?}, the account has {stored:?}");
+        world.violated("charges are what the logs say", &what);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mainspring_engine::{CallContext, Host, HostCall, HostJob, HostOutcome, HostResult, Ticket};
+use mainspring_models::ModelHost;
 use mainspring_session::{EffectOutcome, ErrorCode, Event, Failure, Seq};
 use tokio::sync::Notify;
 
@@ -25,6 +26,8 @@ impl SimHost {
         Self { process: Arc::clone(process), stops: Arc::default() }
     }
 }
+
+impl ModelHost for SimHost {}
 
 impl Host for SimHost {
     fn run(&self, calls: Vec<HostCall>) {

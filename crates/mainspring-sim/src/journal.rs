@@ -9,7 +9,7 @@ use mainspring_journal::{
     Acked, Append, CompactReport, Hold, Journal, JournalError, JournalStats, PruneQuery,
     PruneReport, SessionHead, SessionQuery, Snapshot,
 };
-use mainspring_session::{BlobHash, ErrorCode, Failure, Record, Seq, SessionId};
+use mainspring_session::{Amount, BlobHash, ErrorCode, Failure, Record, Seq, SessionId};
 use tokio::time::Instant;
 
 use crate::process::Process;
@@ -83,6 +83,13 @@ impl Journal for SimJournal {
 
     fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, JournalError> {
         self.read(|truth| Ok(truth.blob(hash)))
+    }
+
+    fn spent(&self, accounts: &[Arc<str>]) -> Result<Vec<Amount>, JournalError> {
+        let sum = |truth: &mut Truth, account: &Arc<str>| {
+            truth.accounts.get(account).copied().unwrap_or_default()
+        };
+        self.read(|truth| Ok(accounts.iter().map(|account| sum(truth, account)).collect()))
     }
 
     fn claim(&self, agents: &[String], limit: u32) -> Result<Vec<SessionHead>, JournalError> {

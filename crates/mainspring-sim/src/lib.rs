@@ -10,6 +10,7 @@
 //! `witness.rs` (what must hold).
 
 mod agents;
+pub mod bill;
 mod client;
 mod cluster;
 mod final_checks;

@@ -7,14 +7,22 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use mainspring_engine::Models;
-use mainspring_models::{ModelReply, ModelRequest};
-use mainspring_session::{Answer, ErrorCode, Failure, FinishReason, Timing, ToolCall, Usage};
+use mainspring_models::{EndpointSet, ModelReply, ModelRequest, Readiness};
+use mainspring_session::{
+    Answer, CallNotes, ErrorCode, Failure, FinishReason, Timing, ToolCall, Usage,
+};
 use mainspring_wire::{Delta, HttpFailure};
 
 use crate::agents::TOOLS;
 use crate::process::Process;
 use crate::rng::{Rng, hash};
 use crate::world::{World, lock};
+
+/// Tokens that a model of the simulation reads at most, so that many a conversation outgrows it:
+/// tools alone take 300.
+pub(crate) const WINDOW_TOKENS: u64 = 700;
+/// Bytes of a request that it makes one token of.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// How often each request has been made, in any process.
 pub(crate) type Asked = Mutex<BTreeMap<u64, u64>>;
@@ -54,6 +62,10 @@ impl Models for SimModels {
             answer(&world, &mut rng, &request, takes)
         })
     }
+
+    fn readiness(&self, _: &EndpointSet) -> Readiness {
+        Readiness::default()
+    }
 }
 
 fn answer(
@@ -65,7 +77,16 @@ fn answer(
     if !world.is_calm() && rng.chance(world.faults.model_failed) {
         return Err(fail(rng));
     }
+    if request.codec.model() == "judge" {
+        return Ok(judged(rng, took));
+    }
     let body = String::from_utf8_lossy(&request.body);
+    let input_tokens = request.body.len() as u64 / BYTES_PER_TOKEN;
+    if input_tokens > WINDOW_TOKENS {
+        let message = "the simulated model reads no more than its window";
+        let failure = Failure::new(ErrorCode::MODEL_CONTEXT_OVERFLOW, message);
+        return Err(HttpFailure { failure, retry_after_ms: None });
+    }
     let turn = body.rsplit("\"role\":\"user\"").next().unwrap_or_default();
     let steps = turn.matches("\"role\":\"assistant\"").count() as u64;
     let done = steps >= rng.below(5) || (world.is_calm() && steps > 2);
@@ -81,16 +102,42 @@ fn answer(
         (true, _) => FinishReason::Stop,
         (false, _) => FinishReason::ToolCalls,
     };
-    Ok(ModelReply {
-        answer: Answer { text: text.to_owned(), tool_calls },
+    Ok(reply(
+        Answer { text: text.to_owned(), tool_calls, reasoning: Vec::new() },
         finish_reason,
-        usage: Usage { input_tokens: 10, output_tokens: 5, ..Usage::default() },
+        took,
+        input_tokens,
+    ))
+}
+
+fn reply(
+    answer: Answer,
+    finish_reason: FinishReason,
+    took: Duration,
+    input_tokens: u64,
+) -> ModelReply {
+    ModelReply {
+        answer,
+        finish_reason,
+        usage: Usage { input_tokens, output_tokens: 5, ..Usage::default() },
         timing: Timing {
             first_token_us: None,
             total_us: u64::try_from(took.as_micros()).unwrap_or(0),
         },
+        notes: CallNotes::default(),
         problems: Vec::new(),
-    })
+    }
+}
+
+/// A judge that accepts most answers, refuses some, and at times says nothing that can be read.
+fn judged(rng: &mut Rng, took: Duration) -> ModelReply {
+    let text = match rng.below(10) {
+        0 => "well",
+        1..4 => r#"{"reason":"it is wrong","right":false}"#,
+        _ => r#"{"reason":"it is right","right":true}"#,
+    };
+    let answer = Answer { text: text.to_owned(), ..Answer::default() };
+    reply(answer, FinishReason::Stop, took, 10)
 }
 
 fn tool_call(rng: &mut Rng, at: u64) -> ToolCall {

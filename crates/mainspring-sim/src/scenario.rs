@@ -108,6 +108,7 @@ async fn settle(cluster: &Arc<Cluster>) {
     }
     final_checks::all_ended(cluster);
     final_checks::logs_hold(cluster).await;
+    final_checks::charges_add_up(cluster);
 }
 
 /// Waits until every session has ended its turn or waits for people; false if that takes too long.

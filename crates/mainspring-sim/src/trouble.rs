@@ -88,6 +88,7 @@ fn forged(session: mainspring_session::SessionId, epoch: Epoch, expected_seq: Se
         status: SessionStatus::Finished,
         blobs: Vec::new(),
         snapshot: None,
+        charges: Vec::new(),
         release: false,
         token: 0,
         sink: Arc::new(Nobody),

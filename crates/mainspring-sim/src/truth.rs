@@ -10,7 +10,7 @@ use mainspring_journal::{
     Append, AppendMode, JournalError, SessionHead, SessionQuery, SessionStatus, Snapshot,
 };
 use mainspring_session::{
-    BlobHash, Epoch, ErrorCode, Failure, Record, SCHEMA_VERSION, Seq, SessionId,
+    Amount, BlobHash, Epoch, ErrorCode, Failure, Record, SCHEMA_VERSION, Seq, SessionId,
 };
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -45,6 +45,8 @@ pub(crate) struct Truth {
     leases: BTreeMap<u64, (String, Instant)>,
     last_lease: u64,
     pub(crate) reaped: BTreeSet<u64>,
+    /// What was charged to each account.
+    pub(crate) accounts: BTreeMap<Arc<str>, Amount>,
 }
 
 fn conflict(what: &str) -> JournalError {
@@ -161,6 +163,10 @@ impl Truth {
         }
         for (hash, body) in &append.blobs {
             self.blobs.insert(hash.clone(), Arc::clone(body));
+        }
+        for charge in &append.charges {
+            let sum = self.accounts.entry(Arc::clone(&charge.account)).or_default();
+            *sum = sum.plus(charge.amount);
         }
         let Some(log) = self.logs.get_mut(&append.session) else { return };
         let text = String::from_utf8_lossy(&append.events);

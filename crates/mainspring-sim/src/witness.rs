@@ -174,6 +174,8 @@ impl Look<'_> {
                 let what = format!("{} for {expected}", finished.text);
                 self.require(current, "a result counts for the attempt under way", &what);
             }
+            Event::ContextCompacted(_) => lock(&self.world.counts).compactions += 1,
+            Event::SummaryFinished(_) => lock(&self.world.counts).summaries += 1,
             Event::ToolCallLate(late) => {
                 let call = self.seen.calls.get(&late.call).cloned().unwrap_or_default();
                 let late = !(call.running && call.attempt == late.attempt);
@@ -292,6 +294,9 @@ impl Look<'_> {
         let said = state.messages.len() - usize::from(acting);
         let closed = transcript_is_closed(&state.messages[..said]);
         self.require(closed, "every tool call has its result", "the conversation");
+        let sent: Vec<_> = state.sent().into_iter().map(|it| it.into_owned()).collect();
+        let closed = acting || transcript_is_closed(&sent);
+        self.require(closed, "every tool call that is sent has its result", "what is sent");
         let settled = state.held
             || !matches!(state.phase, Phase::Stepping | Phase::Concluding | Phase::Failing(_));
         self.require(settled, "a decision goes on to the next question", "the phase");

@@ -71,6 +71,10 @@ pub struct Counts {
     pub overtaken_effects: u64,
     /// Decisions that counted.
     pub decisions: u64,
+    /// Conversations that were made shorter for their model.
+    pub compactions: u64,
+    /// Of the summaries that were asked for, those that were given.
+    pub summaries: u64,
     /// Seconds of virtual time.
     pub virtual_s: u64,
 }

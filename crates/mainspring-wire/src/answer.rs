@@ -5,12 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use mainspring_session::{Answer, CallIndex, FinishReason, Problem, ToolCall, Usage};
+use mainspring_session::{
+    Answer, Api, CallIndex, CallNotes, ErrorCode, Failure, FinishReason, Problem, Reasoning,
+    ToolCall, Usage,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::codec::Shared;
-use crate::encode::Form;
+use crate::codec::{Form, Shared};
+use crate::failure::error_of_body;
+use crate::logprobs::Tokens;
 
 /// How calls are named that a provider gave no usable id: `c{n}`, by position in the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub struct CallIds {
 }
 
 /// An answer, decoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     /// What the model said.
     pub answer: Answer,
@@ -28,6 +32,8 @@ pub struct Decoded {
     pub finish_reason: FinishReason,
     /// Tokens, as the provider counted them; zeros if it did not say.
     pub usage: Usage,
+    /// What else the provider said of the call.
+    pub notes: CallNotes,
     /// What is wrong with the form of a constrained answer (`check` is `parse`).
     pub problems: Vec<Problem>,
 }
@@ -40,16 +46,26 @@ pub(crate) struct Draft {
     pub(crate) calls: Vec<ToolCall>,
     pub(crate) finish: Option<FinishReason>,
     pub(crate) usage: Usage,
+    pub(crate) reasoning: Vec<Reasoning>,
+    pub(crate) tokens: Tokens,
+}
+
+impl Draft {
+    /// How many parts of the answer are there: its text counts as one, then its calls.
+    pub(crate) fn part_count(&self) -> u32 {
+        let text = u32::from(!self.text.is_empty());
+        text.saturating_add(u32::try_from(self.calls.len()).unwrap_or(u32::MAX))
+    }
 }
 
 /// The neutral name of a provider's finish reason.
 pub(crate) fn finish_reason(name: &str) -> FinishReason {
     let is = |known: &[&str]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
-    if is(&["stop", "eos", "end_turn"]) {
+    if is(&["stop", "eos", "end_turn", "stop_sequence"]) {
         FinishReason::Stop
-    } else if is(&["length", "max_tokens"]) {
+    } else if is(&["length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"]) {
         FinishReason::Length
-    } else if is(&["tool_calls", "tool_use"]) {
+    } else if is(&["tool_calls", "tool_use", "function_call"]) {
         FinishReason::ToolCalls
     } else if is(&["content_filter", "safety", "refusal"]) {
         FinishReason::ContentFilter
@@ -60,11 +76,12 @@ pub(crate) fn finish_reason(name: &str) -> FinishReason {
 
 /// Finishes a draft: ids, empty arguments, the envelope of constrained answers, refusals.
 pub(crate) fn finish(shared: &Shared, draft: Draft, ids: CallIds) -> Decoded {
-    let Draft { text, refusal, calls, finish, usage } = draft;
+    let Draft { text, refusal, calls, finish, usage, reasoning, tokens } = draft;
     let mut decoded = Decoded {
-        answer: Answer { text, tool_calls: calls },
+        answer: Answer { text, tool_calls: calls, reasoning },
         finish_reason: finish.unwrap_or(FinishReason::Other),
         usage,
+        notes: CallNotes::default(),
         problems: Vec::new(),
     };
     if !refusal.is_empty() {
@@ -87,6 +104,8 @@ pub(crate) fn finish(shared: &Shared, draft: Draft, ids: CallIds) -> Decoded {
     if has_calls && decoded.finish_reason == FinishReason::Stop {
         decoded.finish_reason = FinishReason::ToolCalls;
     }
+    let arguments = decoded.answer.tool_calls.iter().map(|call| call.arguments.as_str());
+    decoded.notes.logprob_mean = tokens.mean(arguments);
     name_calls(&mut decoded.answer.tool_calls, ids);
     decoded
 }
@@ -140,7 +159,8 @@ fn open_envelope(shared: &Shared, typed: bool, decoded: &mut Decoded) {
     let problem = match serde_json::from_str::<Envelope<'_>>(text) {
         Ok(Envelope { tool_calls: Some(calls), .. }) if !calls.is_empty() => {
             let calls = calls.into_iter().map(EnvelopeCall::into_call).collect();
-            decoded.answer = Answer { text: String::new(), tool_calls: calls };
+            decoded.answer.text.clear();
+            decoded.answer.tool_calls = calls;
             return;
         }
         Ok(Envelope { answer: Some(answer), .. }) => {
@@ -152,7 +172,8 @@ fn open_envelope(shared: &Shared, typed: bool, decoded: &mut Decoded) {
         }
         Ok(_) => match bare_call(shared, text) {
             Some(call) => {
-                decoded.answer = Answer { text: String::new(), tool_calls: vec![call] };
+                decoded.answer.text.clear();
+                decoded.answer.tool_calls = vec![call];
                 return;
             }
             None => "it has neither \"tool_calls\" nor \"answer\"".to_owned(),
@@ -200,4 +221,59 @@ fn without_fence(text: &str) -> &str {
         Some((_language, inner)) => inner.trim(),
         None => trimmed,
     }
+}
+
+/// The error that the body of an answer tells; nothing if it tells none.
+pub(crate) fn told_error(shared: &Shared, body: &[u8]) -> Result<(), Failure> {
+    let server = format!("model \"{}\"", shared.model);
+    error_of_body(&server, body).map_or(Ok(()), |error| Err(error.failure))
+}
+
+/// `model_bad_response`: the answer of the model `problem`.
+pub(crate) fn bad_response(shared: &Shared, problem: String) -> Failure {
+    let kind = match shared.api {
+        Api::ChatCompletions | Api::Host => "an OpenAI-compatible server",
+        Api::Responses => "a server with OpenAI's Responses API",
+        Api::Messages => "a server with Anthropic's Messages API",
+    };
+    Failure::new(
+        ErrorCode::MODEL_BAD_RESPONSE,
+        format!("answer of model \"{}\" {problem}", shared.model),
+    )
+    .with_hint(format!("check that base_url is the API of {kind}"))
+}
+
+/// The answer is none of the API.
+pub(crate) fn not_understood(shared: &Shared, error: &serde_json::Error, body: &[u8]) -> Failure {
+    let what = match shared.api {
+        Api::ChatCompletions | Api::Host => "a chat completion",
+        Api::Responses => "a response",
+        Api::Messages => "a message",
+    };
+    bad_response(shared, format!("is not {what} ({error}): {}", snippet(body)))
+}
+
+/// The answer is longer than its limit.
+pub(crate) fn too_long(shared: &Shared, bytes_max: usize) -> Failure {
+    Failure::new(
+        ErrorCode::MODEL_BAD_RESPONSE,
+        format!("answer of model \"{}\" is longer than {bytes_max} bytes", shared.model),
+    )
+}
+
+/// The answer holds more calls than its limit.
+pub(crate) fn too_many_calls(shared: &Shared) -> Failure {
+    let allowed = shared.limits.tool_calls_max;
+    Failure::new(
+        ErrorCode::MODEL_BAD_RESPONSE,
+        format!("answer of model \"{}\" has more than {allowed} tool calls", shared.model),
+    )
+}
+
+/// The beginning of a body, for an error message.
+pub(crate) fn snippet(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
+    let shown: String = text.chars().take(100).collect();
+    let more = if text.chars().count() > 100 { "..." } else { "" };
+    format!("{shown:?}{more}")
 }

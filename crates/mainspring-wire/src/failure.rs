@@ -139,11 +139,16 @@ impl Detail {
         let says = |words: &[&str]| words.iter().any(|word| names.contains(word));
         if says(&["rate_limit", "insufficient_quota"]) {
             429
-        } else if says(&["authentication", "invalid_api_key", "permission"]) {
+        } else if says(&["overloaded"]) {
+            529
+        } else if says(&["request_too_large"]) {
+            413
+        } else if says(&["authentication", "invalid_api_key", "permission", "billing"]) {
             401
         } else if says(&["not_found"]) {
             404
-        } else if says(&["invalid_request", "context_length", "exceed_context"]) {
+        } else if says(&["invalid_", "context_length", "exceed_context", "content_filter", "image"])
+        {
             400
         } else {
             500
@@ -161,11 +166,23 @@ impl Detail {
             "context window",
             "context size",
             "prompt is too long",
+            "context limit",
             "maximum context",
+            "maximum model length",
+            "maximum number of tokens allowed",
+            "input is too long",
+            "reduce the length of the messages",
             "too many tokens",
         ];
         let message = self.message.to_ascii_lowercase();
         named.iter().any(|name| self.is_named(name)) || said.iter().any(|s| message.contains(s))
+    }
+
+    /// Azure and OpenAI name the filter in the code, others in the kind.
+    fn is_content_filter(&self) -> bool {
+        let named =
+            ["content_filter", "content_policy_violation", "invalid_prompt", "cyber_policy"];
+        named.iter().any(|name| self.is_named(name))
     }
 
     /// The server's words behind a colon; empty if it has none.
@@ -198,9 +215,11 @@ fn code_of(status: u16, detail: &Detail) -> ErrorCode {
     match status {
         401..=403 => ErrorCode::MODEL_AUTH,
         429 => ErrorCode::MODEL_RATE_LIMITED,
+        413 if detail.is_named("rate_limit_exceeded") => ErrorCode::MODEL_RATE_LIMITED,
         413 => ErrorCode::MODEL_CONTEXT_OVERFLOW,
         400..=599 if detail.is_context_overflow() => ErrorCode::MODEL_CONTEXT_OVERFLOW,
         400..=499 if detail.is_named("invalid_api_key") => ErrorCode::MODEL_AUTH,
+        400..=499 if detail.is_content_filter() => ErrorCode::MODEL_CONTENT_FILTER,
         400..=499 if detail.is_named("model_not_found") => ErrorCode::MODEL_NOT_FOUND,
         300..=399 | 404 | 405 | 410 => ErrorCode::MODEL_NOT_FOUND,
         407 => ErrorCode::MODEL_CONNECT,
@@ -221,6 +240,9 @@ fn hint_of(code: &ErrorCode, status: u16, detail: &Detail) -> Option<&'static st
         }
         (_, c) if *c == ErrorCode::MODEL_CONTEXT_OVERFLOW => {
             "shorten the input or the tool results, or use a model with a longer context"
+        }
+        (_, c) if *c == ErrorCode::MODEL_CONTENT_FILTER => {
+            "ask in other words, or let another provider's model follow in the route"
         }
         (407, _) => "the proxy wants a user name and password: set them in HTTPS_PROXY",
         (429, _) if detail.is_named("insufficient_quota") => {

@@ -13,6 +13,8 @@ use crate::node::Node;
 const SCHEMA_NODES_MAX: usize = 5_000;
 /// Largest `minItems` or `maxItems` that goes into a grammar; converters unroll repetitions.
 const GRAMMAR_REPEAT_MAX: u64 = 256;
+/// References inside references that a schema for Anthropic may have.
+const REFERENCE_DEPTH_MAX: usize = 16;
 /// Bounds past this are left out of a grammar; a JSON number holds no larger integer exactly.
 const GRAMMAR_INTEGER_MAX: i64 = 1 << 53;
 
@@ -254,12 +256,91 @@ fn is_closed(node: &Node) -> bool {
         && properties.iter().all(|(name, _)| is_required(name))
 }
 
+/// The schema in the form that Anthropic's structured outputs take; none if it cannot have it.
+///
+/// What the form cannot say is left out, so the answer is checked against the original afterwards.
+/// None: an object that is open, a tuple, or a root that is no object.
+///
+/// # Source
+/// Anthropic, "Structured outputs", section "JSON Schema limitations".
+pub(crate) fn for_messages(schema: &Node) -> Option<Node> {
+    let is_object = schema.get("type").and_then(Node::as_str) == Some("object");
+    let is_reference = schema.get("$ref").is_some();
+    if (is_object || is_reference) && !refers_to_itself(schema) {
+        closed_form(schema)
+    } else {
+        None
+    }
+}
+
+/// Recursive schemas are refused; so is, here, every schema whose references do not end soon.
+fn refers_to_itself(schema: &Node) -> bool {
+    fn deeper(root: &Node, node: &Node, depth: usize, nodes_left: &mut usize) -> bool {
+        if depth > REFERENCE_DEPTH_MAX || *nodes_left == 0 {
+            return true;
+        }
+        *nodes_left -= 1;
+        match node {
+            Node::Scalar(_) => false,
+            Node::Array(elements) => {
+                elements.iter().any(|element| deeper(root, element, depth, nodes_left))
+            }
+            Node::Object(fields) => {
+                fields.iter().any(|(key, value)| match (&**key, value.as_str()) {
+                    ("$ref", Some(pointer)) => match resolve(root, pointer) {
+                        Some(target) => deeper(root, target, depth + 1, nodes_left),
+                        None => true,
+                    },
+                    ("$defs" | "definitions", _) => false,
+                    _ => deeper(root, value, depth, nodes_left),
+                })
+            }
+        }
+    }
+    deeper(schema, schema, 0, &mut { SCHEMA_NODES_MAX })
+}
+
+fn closed_form(node: &Node) -> Option<Node> {
+    let fields = node.fields()?;
+    let mut kept = Vec::with_capacity(fields.len() + 1);
+    let is_object = node.get("type").and_then(Node::as_str) == Some("object");
+    for (key, value) in fields {
+        let value = match key.as_str() {
+            "properties" | "$defs" | "definitions" => {
+                let inner = value.fields()?.iter();
+                let inner: Option<Vec<_>> =
+                    inner.map(|(name, node)| Some((name.clone(), closed_form(node)?))).collect();
+                Node::Object(inner?)
+            }
+            "items" => closed_form(value)?,
+            "anyOf" | "oneOf" | "allOf" => {
+                let options: Option<Vec<_>> = value.elements()?.iter().map(closed_form).collect();
+                let key = if key == "oneOf" { "anyOf" } else { key };
+                kept.push((key.to_owned(), Node::Array(options?)));
+                continue;
+            }
+            "additionalProperties" if *value == Node::Scalar(Value::Bool(false)) => continue,
+            "additionalProperties" | "patternProperties" | "prefixItems" => return None,
+            "type" | "enum" | "const" | "required" | "description" | "title" | "$ref"
+            | "default" => value.clone(),
+            _ => continue,
+        };
+        kept.push((key.clone(), value));
+    }
+    if is_object {
+        // One that lists no properties may hold anything.
+        node.get("properties")?;
+        kept.push(("additionalProperties".to_owned(), Node::Scalar(Value::Bool(false))));
+    }
+    Some(Node::Object(kept))
+}
+
 /// The schema that holds a whole answer in `json_schema` tool mode: some calls of `tools`, or an
-/// answer.
-pub(crate) fn envelope(tools: &[(&str, Node)], calls_max: u32, answer: Node) -> Node {
-    let answer_form = closed([("answer", answer)]);
+/// answer, where there is one.
+pub(crate) fn envelope(tools: &[(&str, Node)], calls_max: u32, answer: Option<Node>) -> Node {
+    let answer_form = answer.map(|answer| closed([("answer", answer)]));
     if tools.is_empty() {
-        return answer_form;
+        return answer_form.unwrap_or_else(Node::any);
     }
     let call_forms = tools.iter().map(|(name, arguments)| {
         let name = Node::object([("const", Node::text(name))]);
@@ -277,7 +358,10 @@ pub(crate) fn envelope(tools: &[(&str, Node)], calls_max: u32, answer: Node) -> 
         ("maxItems", Node::Scalar(calls_max.into())),
     ]);
     let calls_form = closed([("tool_calls", calls)]);
-    Node::object([("anyOf", Node::Array(vec![calls_form, answer_form]))])
+    match answer_form {
+        Some(answer_form) => Node::object([("anyOf", Node::Array(vec![calls_form, answer_form]))]),
+        None => calls_form,
+    }
 }
 
 fn closed<const N: usize>(properties: [(&str, Node); N]) -> Node {

@@ -71,6 +71,8 @@ impl SseParser {
                 self.line.extend_from_slice(rest);
                 break;
             };
+            // Whole lines are bounded like pieces of lines, so that a cut changes nothing.
+            self.check(self.line.len() + end)?;
             self.after_return = rest[end] == b'\r';
             let line = &rest[..end];
             rest = &rest[end + 1..];

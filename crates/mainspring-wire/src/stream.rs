@@ -1,18 +1,17 @@
-//! An answer that comes as a stream of chunks: text and argument fragments put back together.
+//! An answer that comes as a stream of events: text and argument fragments put back together.
 //!
-//! The result is the same however the bytes were cut. A stream counts as complete once it has said
-//! `[DONE]` or a finish reason; one that ends before that was interrupted.
+//! The result is the same however the bytes were cut. What an API's events mean stands with the
+//! API; here is what all have in common, with the limits on what they gather.
 
 use std::sync::Arc;
 
-use mainspring_session::{ErrorCode, Failure, ToolCall, Usage};
+use mainspring_session::{Api, ErrorCode, Failure, ToolCall};
+use serde::de::IgnoredAny;
 
-use crate::answer::{CallIds, Decoded, Draft, finish, finish_reason};
-use crate::codec::Shared;
-use crate::encode::Form;
-use crate::failure::error_of_body;
-use crate::response::{self, CallJson, Completion, Said};
+use crate::answer::{CallIds, Decoded, Draft, bad_response, finish, too_long, too_many_calls};
+use crate::codec::{Form, Shared};
 use crate::sse::{SseParser, SseTooLong};
+use crate::{chat, messages, responses};
 
 /// A piece of an answer, as it arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +20,8 @@ pub enum Delta<'a> {
     Text(&'a str),
     /// Raw JSON of a constrained answer: calls or a final answer, known only at the end.
     Constrained(&'a str),
+    /// What the model thinks before it answers.
+    Reasoning(&'a str),
     /// A tool call began.
     ToolCall {
         /// Its position in the answer.
@@ -41,21 +42,31 @@ pub enum Delta<'a> {
 #[derive(Debug)]
 pub struct StreamDecoder {
     parser: SseParser,
-    state: State,
+    core: Core,
+    reader: Reader,
+    ids: CallIds,
 }
 
+/// What is known of the events of an API.
 #[derive(Debug)]
-struct State {
-    shared: Arc<Shared>,
-    ids: CallIds,
-    draft: Draft,
-    /// The provider's index of each call of the draft.
-    indices: Vec<u64>,
+enum Reader {
+    Chat(chat::Stream),
+    Responses(responses::Stream),
+    Messages(messages::Stream),
+}
+
+/// What the streams of all APIs gather.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) draft: Draft,
+    /// Whether the stream has shown to be an answer.
+    pub(crate) begun: bool,
+    /// Whether the rest of the stream need not be waited for.
+    pub(crate) done: bool,
     answer_bytes: usize,
     received_any: bool,
-    saw_choice: bool,
     saw_token: bool,
-    done: bool,
 }
 
 /// Why a push ended early.
@@ -73,51 +84,54 @@ impl From<SseTooLong> for Stop {
 impl StreamDecoder {
     pub(crate) fn new(shared: Arc<Shared>, ids: CallIds) -> Self {
         let parser = SseParser::new(shared.limits.sse_event_bytes_max);
-        let state = State {
+        let reader = match shared.api {
+            Api::ChatCompletions | Api::Host => Reader::Chat(chat::Stream::default()),
+            Api::Responses => Reader::Responses(responses::Stream::default()),
+            Api::Messages => Reader::Messages(messages::Stream::default()),
+        };
+        let core = Core {
             shared,
-            ids,
             draft: Draft::default(),
-            indices: Vec::new(),
+            begun: false,
+            done: false,
             answer_bytes: 0,
             received_any: false,
-            saw_choice: false,
             saw_token: false,
-            done: false,
         };
-        Self { parser, state }
+        Self { parser, core, reader, ids }
     }
 
     /// Takes the next bytes and reports what they add to the answer.
     ///
     /// # Errors
-    /// `model_bad_response` if the bytes are no chat completion or break a limit; the error that
+    /// `model_bad_response` if the bytes are no answer of the API or break a limit; the error that
     /// the stream reports, if it reports one. The decoder is of no further use then.
     pub fn push(
         &mut self,
         bytes: &[u8],
         on_delta: &mut dyn FnMut(Delta<'_>),
     ) -> Result<(), Failure> {
-        let state = &mut self.state;
-        state.received_any |= !bytes.is_empty();
-        let pushed = self
-            .parser
-            .push(bytes, &mut |data: &[u8]| state.event(data, on_delta).map_err(Stop::Failed));
+        let Self { parser, core, reader, .. } = self;
+        core.received_any |= !bytes.is_empty();
+        let pushed = parser.push(bytes, &mut |data: &[u8]| {
+            reader.event(core, data, on_delta).map_err(Stop::Failed)
+        });
         pushed.map_err(|stop| match stop {
             Stop::Failed(failure) => failure,
-            Stop::TooLong(error) => response::too_long(&self.state.shared, error.bytes_max),
+            Stop::TooLong(error) => too_long(&self.core.shared, error.bytes_max),
         })
     }
 
     /// Whether the model has begun to write: text, reasoning or a tool call.
     #[must_use]
     pub fn saw_token(&self) -> bool {
-        self.state.saw_token
+        self.core.saw_token
     }
 
     /// Whether the answer is complete, so that the rest of the stream need not be waited for.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.state.done
+        self.core.done
     }
 
     /// Takes the end of the stream.
@@ -125,113 +139,136 @@ impl StreamDecoder {
     /// # Errors
     /// `model_interrupted` if the answer is not complete; `model_bad_response` if there was none.
     pub fn finish(self) -> Result<Decoded, Failure> {
-        let Self { parser, mut state } = self;
+        let Self { parser, mut core, mut reader, ids } = self;
         if let Some(rest) = parser.finish() {
             // Half an event is what an interrupted stream ends with: only a whole one counts.
-            let whole =
-                rest == b"[DONE]" || serde_json::from_slice::<Completion<'_>>(&rest).is_ok();
+            let whole = rest == b"[DONE]" || serde_json::from_slice::<IgnoredAny>(&rest).is_ok();
             if whole {
-                state.event(&rest, &mut |_| {})?;
+                reader.event(&mut core, &rest, &mut |_| {})?;
             }
         }
-        if state.saw_choice && (state.done || state.draft.finish.is_some()) {
-            return Ok(finish(&state.shared, state.draft, state.ids));
+        if reader.is_complete(&core) {
+            reader.finish(&mut core);
+            return Ok(finish(&core.shared, core.draft, ids));
         }
-        if state.saw_choice || !state.received_any {
+        if core.begun || !core.received_any {
             return Err(Failure::new(
                 ErrorCode::MODEL_INTERRUPTED,
                 format!(
                     "model \"{}\" ended the stream before its answer was complete",
-                    state.shared.model
+                    core.shared.model
                 ),
             ));
         }
-        Err(response::bad_response(&state.shared, "is a stream without choices".to_owned()))
+        let missing = match core.shared.api {
+            Api::ChatCompletions | Api::Host => "choices",
+            Api::Responses | Api::Messages => "an answer",
+        };
+        Err(bad_response(&core.shared, format!("is a stream without {missing}")))
     }
 }
 
-impl State {
-    fn event(&mut self, data: &[u8], on_delta: &mut dyn FnMut(Delta<'_>)) -> Result<(), Failure> {
-        if self.done || data.is_empty() {
-            return Ok(());
-        }
-        if data == b"[DONE]" {
-            self.done = true;
-            return Ok(());
-        }
-        let chunk: Completion<'_> = serde_json::from_slice(data)
-            .map_err(|error| response::not_understood(&self.shared, &error, data))?;
-        if chunk.error.is_some() {
-            let server = format!("model \"{}\"", self.shared.model);
-            if let Some(error) = error_of_body(&server, data) {
-                return Err(error.failure);
-            }
-        }
-        if let Some(usage) = chunk.usage {
-            self.draft.usage = Usage::from(usage);
-        }
-        for choice in chunk.choices.into_iter().flatten() {
-            if choice.index.0 != 0 {
-                continue;
-            }
-            self.saw_choice = true;
-            if let Some(said) = choice.delta.or(choice.message) {
-                self.said(said, on_delta)?;
-            }
-            if !choice.finish_reason.0.is_empty() {
-                self.draft.finish = Some(finish_reason(&choice.finish_reason.0));
-            }
-        }
-        Ok(())
-    }
-
-    fn said(&mut self, said: Said<'_>, on_delta: &mut dyn FnMut(Delta<'_>)) -> Result<(), Failure> {
-        let (content, refusal) = (&*said.content.0, &*said.refusal.0);
-        if !content.is_empty() {
-            self.count(content.len())?;
-            self.draft.text.push_str(content);
-            on_delta(match self.shared.form {
-                Form::Native => Delta::Text(content),
-                Form::Envelope { .. } => Delta::Constrained(content),
-            });
-        }
-        if !refusal.is_empty() {
-            self.count(refusal.len())?;
-            self.draft.refusal.push_str(refusal);
-            on_delta(Delta::Text(refusal));
-        }
-        for call in said.tool_calls.into_iter().flatten() {
-            self.call(call, on_delta)?;
-        }
-        self.saw_token |= !said.reasoning_content.0.is_empty() || !said.reasoning.0.is_empty();
-        Ok(())
-    }
-
-    fn call(
+impl Reader {
+    fn event(
         &mut self,
-        call: CallJson<'_>,
+        core: &mut Core,
+        data: &[u8],
         on_delta: &mut dyn FnMut(Delta<'_>),
     ) -> Result<(), Failure> {
-        let function = call.function.unwrap_or_default();
-        let (id, name, arguments) = (&*call.id.0, &*function.name.0, function.arguments());
-        self.count(id.len() + name.len() + arguments.len())?;
-        let at = match self.slot(call.index.map(|index| index.0), id, name) {
-            Some(at) => at,
-            None => {
-                if self.draft.calls.len() >= self.shared.limits.tool_calls_max {
-                    return Err(response::too_many_calls(&self.shared));
-                }
-                let at = self.draft.calls.len();
-                self.indices.push(call.index.map_or(at as u64, |index| index.0));
-                self.draft.calls.push(ToolCall {
-                    id: String::new(),
-                    name: String::new(),
-                    arguments: String::new(),
-                });
-                at
-            }
-        };
+        if core.done || data.is_empty() {
+            return Ok(());
+        }
+        match self {
+            Reader::Chat(stream) => stream.event(core, data, on_delta),
+            Reader::Responses(stream) => stream.event(core, data, on_delta),
+            Reader::Messages(stream) => stream.event(core, data, on_delta),
+        }
+    }
+
+    fn is_complete(&self, core: &Core) -> bool {
+        match self {
+            Reader::Chat(_) => chat::Stream::is_complete(core),
+            Reader::Responses(_) | Reader::Messages(_) => core.done,
+        }
+    }
+
+    fn finish(self, core: &mut Core) {
+        match self {
+            Reader::Chat(stream) => stream.finish(core),
+            Reader::Responses(_) | Reader::Messages(_) => {}
+        }
+    }
+}
+
+impl Core {
+    /// Adds text to the answer.
+    pub(crate) fn text(
+        &mut self,
+        text: &str,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<(), Failure> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.count(text.len())?;
+        self.draft.text.push_str(text);
+        on_delta(match self.shared.form {
+            Form::Native => Delta::Text(text),
+            Form::Envelope { .. } => Delta::Constrained(text),
+        });
+        Ok(())
+    }
+
+    /// Adds to what the model said in place of an answer.
+    pub(crate) fn refusal(
+        &mut self,
+        text: &str,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<(), Failure> {
+        if !text.is_empty() {
+            self.count(text.len())?;
+            self.draft.refusal.push_str(text);
+            on_delta(Delta::Text(text));
+        }
+        Ok(())
+    }
+
+    /// Reports reasoning, which the API gathers: `text` that can be read, and `more` bytes.
+    pub(crate) fn thought(
+        &mut self,
+        text: &str,
+        more: usize,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<(), Failure> {
+        self.count(text.len() + more)?;
+        if !text.is_empty() {
+            on_delta(Delta::Reasoning(text));
+        }
+        Ok(())
+    }
+
+    /// Begins a tool call and gives its position.
+    pub(crate) fn begin_call(&mut self) -> Result<usize, Failure> {
+        let at = self.draft.calls.len();
+        if at >= self.shared.limits.tool_calls_max {
+            return Err(too_many_calls(&self.shared));
+        }
+        let empty = String::new;
+        self.draft.calls.push(ToolCall { id: empty(), name: empty(), arguments: empty() });
         self.saw_token = true;
+        Ok(at)
+    }
+
+    /// Adds to a tool call.
+    pub(crate) fn call_piece(
+        &mut self,
+        at: usize,
+        id: &str,
+        name: &str,
+        arguments: &str,
+        on_delta: &mut dyn FnMut(Delta<'_>),
+    ) -> Result<(), Failure> {
+        self.count(id.len() + name.len() + arguments.len())?;
         let idx = u32::try_from(at).unwrap_or(u32::MAX);
         let call = &mut self.draft.calls[at];
         if call.id.is_empty() {
@@ -243,32 +280,24 @@ impl State {
             on_delta(Delta::ToolCall { idx, name: &call.name });
         }
         if !arguments.is_empty() {
-            call.arguments.push_str(&arguments);
-            on_delta(Delta::ToolArguments { idx, fragment: &arguments });
+            call.arguments.push_str(arguments);
+            on_delta(Delta::ToolArguments { idx, fragment: arguments });
         }
         Ok(())
     }
 
-    /// The call that a piece belongs to; none if it begins a new one.
-    ///
-    /// A piece with a new id and a name begins a call even under an index that is taken or absent:
-    /// some servers number every parallel call 0, or none of them.
-    fn slot(&self, index: Option<u64>, id: &str, name: &str) -> Option<usize> {
-        let at = match index {
-            Some(index) => self.indices.iter().rposition(|known| *known == index)?,
-            None => self.draft.calls.len().checked_sub(1)?,
-        };
-        let known = &self.draft.calls[at];
-        let begins = !id.is_empty() && !name.is_empty() && !known.id.is_empty() && known.id != id;
-        if begins { None } else { Some(at) }
+    /// Counts bytes that the model wrote and the answer keeps.
+    pub(crate) fn count(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.saw_token = true;
+        self.keep(bytes)
     }
 
-    fn count(&mut self, bytes: usize) -> Result<(), Failure> {
-        self.saw_token = true;
+    /// Counts bytes that are kept.
+    pub(crate) fn keep(&mut self, bytes: usize) -> Result<(), Failure> {
         self.answer_bytes += bytes;
         let bytes_max = self.shared.limits.answer_bytes_max;
         if self.answer_bytes > bytes_max {
-            return Err(response::too_long(&self.shared, bytes_max));
+            return Err(too_long(&self.shared, bytes_max));
         }
         Ok(())
     }

@@ -38,6 +38,12 @@ COMMANDS: Mapping[str, _Place] = {
     "replay": _Place("_replay", "app", "Run a session again against its recorded results."),
     "prune": _Place("_prune", "app", "Remove ended sessions from a store for good."),
     "worker": _Place("_worker", "app", "Run the sessions that a store holds for some agents."),
+    "gateway": _Place(
+        "_gateway", "app", "Serve models and routes as an OpenAI-compatible HTTP API."
+    ),
+    "route": _Place(
+        "_route", "app", "Explain where steps went and why; learn from outcomes where they begin."
+    ),
     "models": _Place("_models", "app", "Local open-weight models: pull, list, serve."),
     "demo": _Place("_demo", "demo", "Run the main job on local models, without any key."),
     "doctor": _Place("_doctor", "app", "Find out what this machine can run, and why not."),

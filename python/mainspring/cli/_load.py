@@ -64,7 +64,7 @@ class Choice:
             agent, place = load_agent(self.reference, stack)
         chosen = route or agent.route
         models = [replace(model, stream=stream) for model in chosen.models]
-        return _with_route(agent, Route(*models, verify=agent.route.verify)), self._origin(place)
+        return _with_route(agent, agent.route.with_models(*models)), self._origin(place)
 
     def _route(self) -> Route | None:
         if not self.models:
@@ -113,6 +113,28 @@ def load_agent(reference: str, stack: ExitStack | None) -> tuple[Agent[Any], str
     Returns:
         The agent, and the reference with a path made absolute.
     """
+    found, module, place = load_object(reference)
+    module_name = reference.rpartition(":")[0]
+    if isinstance(found, FunctionType) and stack is not None:
+        found = _made(found, stack, module_name)
+    if not isinstance(found, Agent):
+        raise AgentError(
+            "agent_invalid",
+            f'"{reference}" is {_kind(found)}, must be an Agent',
+            _offer(module, module_name),
+        )
+    return found, place
+
+
+def load_object(reference: str) -> tuple[Any, ModuleType, str]:
+    """Imports a module and takes something out of it.
+
+    Args:
+        reference: `MODULE:NAME`; the module by its import name or as the path of a .py file.
+
+    Returns:
+        What was found, the module, and the reference with a path made absolute.
+    """
     module_name, colon, attribute = reference.rpartition(":")
     if not colon or module_name.endswith(("/", "\\")):
         module_name, attribute = reference, ""
@@ -136,15 +158,7 @@ def load_agent(reference: str, stack: ExitStack | None) -> tuple[Agent[Any], str
                 f'module "{module_name}" has no attribute "{attribute}"',
                 _offer(module, module_name),
             ) from None
-    if isinstance(found, FunctionType) and stack is not None:
-        found = _made(found, stack, module_name)
-    if not isinstance(found, Agent):
-        raise AgentError(
-            "agent_invalid",
-            f'"{reference}" is {_kind(found)}, must be an Agent',
-            _offer(module, module_name),
-        )
-    return found, f"{place}:{attribute}"
+    return found, module, f"{place}:{attribute}"
 
 
 def _made(factory: FunctionType, stack: ExitStack, module_name: str) -> Any:

@@ -1,4 +1,4 @@
-"""`mainspring models`: pull, list and serve local models by hand.
+"""`mainspring models`: pull, list and serve local models by hand; print the model table.
 
 Invariant: results go to standard output, everything else to standard error; a user's mistake is a
 message and exit code 1, never a traceback.
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -26,6 +27,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mainspring._model_table import table as model_table
+from mainspring.errors import AgentError
 from mainspring.local import (
     ListedModel,
     LocalModelError,
@@ -107,6 +110,50 @@ def list_command(
     print(f"cache: {cache_root() / 'models'}", file=sys.stderr)
 
 
+@app.command("table", epilog="Examples: mainspring models table | mainspring models table --json")
+def table_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """Print what is known of models by name: windows, prices, abilities, and where it is from.
+
+    It is the table of this version with yours over it: $MAINSPRING_MODELS, else
+    ~/.config/mainspring/models.toml. Prices are US dollars per million tokens.
+    """
+    try:
+        known = model_table()
+    except AgentError as error:
+        _fail(error)
+    if as_json:
+        providers = {name: asdict(each) for name, each in known.providers.items()}
+        models = [asdict(each) for each in known.models]
+        files = [str(path) for path in known.files]
+        print(json.dumps({"files": files, "providers": providers, "models": models}, indent=2))
+        return
+    shown = Table(box=None, pad_edge=False)
+    for title in ("NAME", "PROVIDER", "API", "CONTEXT", "OUTPUT", "IN", "CACHED", "OUT", "DATE"):
+        shown.add_column(title, no_wrap=True)
+    for entry in known.models:
+        provider = known.providers.get(entry.provider or "")
+        price = entry.price or {}
+        shown.add_row(
+            entry.name or f"{entry.prefix}*",
+            entry.provider or "-",
+            entry.api or (provider.api if provider else "-"),
+            _number(entry.context_tokens),
+            _number(entry.output_tokens_max),
+            *(_number(price.get(key)) for key in ("input_usd", "cached_usd", "output_usd")),
+            entry.date or "-",
+        )
+    # In a pipe nothing is cut off to fit a terminal.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(shown)
+    for path in known.files[1:]:
+        print(f"with {path}", file=sys.stderr)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.10g}"
+
+
 @app.command(
     "serve",
     epilog="Examples: mainspring models serve qwen2.5-coder-1.5b --port 8080 | "
@@ -169,7 +216,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _fail(error: LocalModelError) -> NoReturn:
+def _fail(error: LocalModelError | AgentError) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     raise typer.Exit(1) from error
 

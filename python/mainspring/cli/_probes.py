@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from mainspring._model_table import PROVIDERS
+from mainspring._model_table import table
 from mainspring.cli._store import reading, store_of
 from mainspring.engine import Engine
 from mainspring.errors import MainspringError
@@ -188,7 +188,7 @@ def probe_programs(store: str | None) -> Iterator[Finding]:
 
 def probe_keys(store: str | None) -> Iterator[Finding]:
     """Which providers' keys are set, by name."""
-    names = sorted({each.key_env for each in PROVIDERS.values() if each.key_env})
+    names = sorted({each.key_env for each in table().providers.values() if each.key_env})
     present = [name for name in names if os.environ.get(name, "").strip()]
     if present:
         yield Finding("keys", "ok", f"{', '.join(present)} set (not tried)")

@@ -10,11 +10,13 @@ from typing import Annotated
 
 import typer
 
+from mainspring.budget import usd
 from mainspring.cli._exit import EXIT_CODES
 from mainspring.cli._load import ASSISTANT, Choice
 from mainspring.cli._store import JsonOption, StoreOption, refuse_memory, writable_store
 from mainspring.cli._turn import (
     BaseUrlOption,
+    BudgetOption,
     Durability,
     DurabilityOption,
     KeyEnvOption,
@@ -75,6 +77,7 @@ def run(
             help="Only store the turn, for a `mainspring worker`, and print the session's id.",
         ),
     ] = False,
+    budget_usd: BudgetOption = None,
     as_json: JsonOption = False,
     stream: StreamOption = True,
     durability: DurabilityOption = Durability.FULL,
@@ -107,6 +110,7 @@ def run(
                 input=told,
                 session=session,
                 submit=submit,
+                budget=None if budget_usd is None else usd(budget_usd),
                 durability=durability,
                 as_json=as_json,
             )

@@ -14,7 +14,7 @@ from mainspring.cli._exit import EXIT_CODES, note
 from mainspring.cli._store import JsonOption, StoreOption, find_session, reading, records
 from mainspring.cli._text import call_text, clean, count, moment, one_line
 from mainspring.cli._totals import Totals, total
-from mainspring.cli._trail import Trail, TrailLimits
+from mainspring.cli._trail import Trail, TrailLimits, budget_text
 from mainspring.cli._view import console_of
 from mainspring.errors import AgentError
 from mainspring.events import Event, decode_event, placed
@@ -67,6 +67,10 @@ def show(
         if at is not None:
             stored = _cut(info, stored, at)
             state = json.loads(reader.state_at(info.session, at + 1))
+        spending: dict[str, Any] | None = None
+        if any('"kind":"budget_set"' in text for _, _, _, text in stored):
+            until = None if at is None else at + 1
+            spending = json.loads(reader.state_at(info.session, until))["spending"]
     if as_json:
         for seq, at_us, _, text in stored:
             print(placed(seq, at_us, text))
@@ -74,6 +78,8 @@ def show(
     events = [decode_event(seq, at_us, text) for seq, at_us, _, text in stored]
     limits = _FULL if full else _SHORT
     _print_trail(info, events, limits)
+    if spending is not None:
+        _print_spending(spending)
     if state is not None:
         _print_state(state, limits)
         return
@@ -131,6 +137,19 @@ def _told(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield role, "\n".join(texts) or message["text"]
     for asked in message.get("tool_calls") or ():
         yield role, f"calls {call_text(asked['name'], asked['arguments'], 200)}"
+
+
+def _print_spending(spending: dict[str, Any]) -> None:
+    """What the session has spent of its budget, or what its tenant has been charged for it."""
+    funding = spending.get("funding", {})
+    budget = funding.get("budget")
+    if budget is not None:
+        spent = spending.get("spent", {}) | {"ms": spending.get("used_ms", 0)}
+        print(f"\nbudget   {budget_text(budget, spent)}")
+    if funding.get("tenant"):
+        charged = spending.get("charged", {})
+        usd, calls = charged.get("usd_nanos", 0) / 1e9, charged.get("calls", 0)
+        print(f"tenant   {clean(funding['tenant'])}, charged {usd:.4f} usd, {count(calls, 'call')}")
 
 
 def _print_totals(info: SessionInfo, totals: Totals) -> None:

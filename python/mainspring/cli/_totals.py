@@ -11,6 +11,8 @@ from typing import Any
 from mainspring.cli._text import count, duration
 from mainspring.cli._trail import edited_text, tokens
 from mainspring.events import (
+    CheckFinished,
+    CheckStarted,
     Event,
     Failure,
     InputReceived,
@@ -20,6 +22,7 @@ from mainspring.events import (
     SessionFinished,
     SessionForked,
     SessionStarted,
+    SummaryFinished,
     ToolCallStarted,
     Usage,
 )
@@ -109,6 +112,10 @@ def total(events: Sequence[Event], *, waits: bool = False) -> Totals:
         elif isinstance(event, ModelCallFinished):
             said = event.answer.text
             _count_call(sums, event)
+        elif isinstance(event, (SummaryFinished, CheckFinished)):
+            _count_tokens(sums, event)
+        elif isinstance(event, CheckStarted):
+            sums.model_calls += event.calls
         elif isinstance(event, ToolCallStarted):
             sums.tool_calls += event.attempt == 1
         elif isinstance(event, (SessionFinished, SessionFailed, SessionCancelled)):
@@ -124,6 +131,10 @@ def total(events: Sequence[Event], *, waits: bool = False) -> Totals:
 def _count_call(sums: Totals, event: ModelCallFinished) -> None:
     sums.model_calls += 1
     sums.steps = event.step + 1
+    _count_tokens(sums, event)
+
+
+def _count_tokens(sums: Totals, event: ModelCallFinished | SummaryFinished | CheckFinished) -> None:
     had, used = sums.usage, event.usage
     sums.usage = Usage(
         had.input_tokens + used.input_tokens,

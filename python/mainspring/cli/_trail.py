@@ -11,10 +11,16 @@ from typing import Any
 from mainspring.cli._text import Line, call_text, clean, count, duration, line, one_line
 from mainspring.events import (
     AnswerRejected,
+    AnswerRestarted,
     AnswerVerified,
     ApprovalDecided,
     ApprovalRequested,
+    BudgetSet,
+    CacheBust,
     CancelRequested,
+    CheckFinished,
+    CheckStarted,
+    ContextCompacted,
     EffectResolved,
     EffectUnknown,
     EpochTaken,
@@ -32,6 +38,8 @@ from mainspring.events import (
     SessionFinished,
     SessionForked,
     SessionStarted,
+    SummaryFailed,
+    SummaryFinished,
     ToolCallFailed,
     ToolCallFinished,
     ToolCallLate,
@@ -122,6 +130,11 @@ class Trail:
         edited = f", edited: {self._short(edited_text(event))}" if event.edit else ""
         return [line(("forked", "magenta"), f"  from {event.parent}", edited)]
 
+    def _budget(self, event: BudgetSet) -> list[Line]:
+        payer = f"  tenant {clean(event.tenant)}" if event.tenant else ""
+        bounds = f"  {budget_text(event.budget)}" if event.budget else ""
+        return [line(("budget", "magenta"), payer, bounds)]
+
     def _routed(self, event: RouteDecided) -> list[Line]:
         self._model = clean(event.model)
         self._reason = event.reason
@@ -161,6 +174,8 @@ class Trail:
         if event.answer.text.strip() and shown:
             said = one_line(event.answer.text, self.limits.result_chars_max)
             lines.append(line("  says    ", said))
+        if (bust := event.notes.cache_bust) is not None:
+            lines.append(line("  cache   ", (_bust(bust), "yellow")))
         if len(self._asked) > 1:
             lines.append(line("  tools   ", f"{len(self._asked)} calls side by side"))
         return lines
@@ -175,6 +190,25 @@ class Trail:
         text = f"attempt {event.attempt} failed: {clean(event.error.message)}{again}"
         return [line("  model   ", (text, "yellow" if again else "red")), *_hint(event.error)]
 
+    def _restarted(self, event: AnswerRestarted) -> list[Line]:
+        shown = count(event.characters, "character")
+        return [
+            line("  model   ", (f"begins again, {shown} of its answer count no more", "yellow"))
+        ]
+
+    def _compacted(self, event: ContextCompacted) -> list[Line]:
+        done = _COMPACTIONS.get(event.method, event.method)
+        text = f"{done}: about {event.tokens_before} to {event.tokens_after} tokens"
+        why = "the model refused it as too long" if event.reason == "overflow" else ""
+        return [line("  context ", text, (f"  ({why})" if why else "", "dim"))]
+
+    def _summary_finished(self, event: SummaryFinished) -> list[Line]:
+        said = one_line(event.text, self.limits.result_chars_max)
+        return [line("  context ", f"summary, {tokens(event.usage)}: {said}")]
+
+    def _summary_failed(self, event: SummaryFailed) -> list[Line]:
+        return [line("  context ", (f"no summary: {clean(event.error.message)}", "yellow"))]
+
     def _verified(self, event: AnswerVerified) -> list[Line]:
         return [line("  check   ", ("verified", "green"))]
 
@@ -182,6 +216,9 @@ class Trail:
         # The lines of the refused calls say the same.
         if event.action == "continue":
             return []
+        if event.action == "repair" or event.draft:
+            # What is sent back has used up its numbers.
+            self._call_count += len(self._asked)
         self._asked = []
         why = "; ".join(
             one_line(each.message, 2 * self.limits.result_chars_max) for each in event.problems
@@ -189,9 +226,18 @@ class Trail:
         return [
             line(
                 "  check   ",
-                (f"rejected, {_ACTIONS.get(event.action, event.action)}: {why}", "yellow"),
+                (f"rejected, {ACTIONS.get(event.action, event.action)}: {why}", "yellow"),
             )
         ]
+
+    def _check_started(self, event: CheckStarted) -> list[Line]:
+        text = event.check if event.calls == 1 else f"{event.check}, {count(event.calls, 'call')}"
+        self.model_call = OpenCall(f"{clean(event.model)} ({text})", event.at_us)
+        return []
+
+    def _check_finished(self, event: CheckFinished) -> list[Line]:
+        self.model_call = None
+        return [line("  check   ", *check_text(event, self.limits.result_chars_max))]
 
     def _tool_started(self, event: ToolCallStarted) -> list[Line]:
         text = self._call_text(event.call, event.name)
@@ -333,6 +379,19 @@ def tokens(usage: Usage) -> str:
     return f"{usage.input_tokens:,}{cached} in, {usage.output_tokens:,}{reasoning} out"
 
 
+def check_text(event: CheckFinished, chars_max: int) -> list[str | tuple[str, str]]:
+    """A check by a model and what it found, as the parts of a line."""
+    facts = [duration(event.duration_us), tokens(event.usage)]
+    if event.cost_usd:
+        facts.append(f"${event.cost_usd:.4f}")
+    verdict = {True: ("passed", "green"), False: ("refused", "yellow")}
+    told = event.error.message if event.error else event.reason
+    said = f": {one_line(told, chars_max)}" if told else ""
+    passed = event.passed
+    shown = ("no verdict", "dim") if passed is None else verdict[passed]
+    return [f"{clean(event.check)} ", shown, f"  {', '.join(facts)}{said}"]
+
+
 def edited_text(event: SessionForked) -> str:
     """What a fork's edit says."""
     edit = event.edit or {}
@@ -348,7 +407,7 @@ def _hint(error: Failure) -> list[Line]:
     return [line("          ", (f"hint: {clean(error.hint)}", "dim"))] if error.hint else []
 
 
-_ACTIONS = {
+ACTIONS = {
     "escalate": "next model",
     "repair": "sent back to be mended",
     "fail": "no way left",
@@ -361,17 +420,58 @@ _OUTCOMES = {
     "undecided": ("unknown", "yellow"),
 }
 
+
+def budget_text(budget: dict[str, Any], spent: dict[str, Any] | None = None) -> str:
+    """A budget's bounds in words, with what is spent of each if that is given."""
+    parts: list[str] = []
+    for name, unit in (("usd_nanos", "usd"), ("tokens", "tokens"), ("calls", "calls"), ("ms", "s")):
+        bound = budget.get(name)
+        if bound is None:
+            continue
+        seen = "" if spent is None else f"{_amount(name, spent.get(name, 0))} of "
+        parts.append(f"{seen}{_amount(name, bound)} {unit}")
+    return ", ".join(parts)
+
+
+def _amount(name: str, value: int) -> str:
+    if name == "usd_nanos":
+        return f"{value / 1e9:.4f}"
+    return f"{value / 1000:g}" if name == "ms" else f"{value:,}"
+
+
+_COMPACTIONS = {
+    "trim": "old tool results cut",
+    "summarise": "oldest messages summarised",
+    "drop": "oldest messages left out",
+    "squeeze": "newest messages cut",
+}
+
+
+def _bust(bust: CacheBust) -> str:
+    if bust.reason != "prefix_changed":
+        return f"the provider's cache was not used, {bust.lost_tokens} tokens read anew"
+    where = "before the messages" if bust.message is None else f"at message {bust.message}"
+    return f"the request changed {where}, {bust.lost_tokens} tokens read anew"
+
+
 _HANDLERS: dict[type[Event], Callable[[Trail, Any], list[Line]]] = {
     SessionStarted: Trail._started,
     SessionForked: Trail._forked,
     InputReceived: Trail._input,
+    BudgetSet: Trail._budget,
     RouteDecided: Trail._routed,
     ModelCallStarted: Trail._model_started,
     ModelDelta: Trail._delta,
     ModelCallFinished: Trail._model_finished,
     ModelCallFailed: Trail._model_failed,
+    AnswerRestarted: Trail._restarted,
+    ContextCompacted: Trail._compacted,
+    SummaryFinished: Trail._summary_finished,
+    SummaryFailed: Trail._summary_failed,
     AnswerVerified: Trail._verified,
     AnswerRejected: Trail._rejected,
+    CheckStarted: Trail._check_started,
+    CheckFinished: Trail._check_finished,
     ToolCallStarted: Trail._tool_started,
     ToolCallFinished: Trail._tool_finished,
     ToolCallFailed: Trail._tool_failed,

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from mainspring.agent import Agent
+from mainspring.budget import Budget
 from mainspring.cli._effects import described
 from mainspring.cli._exit import ExitCode, explain, note, print_error
 from mainspring.cli._store import hint_command
@@ -60,6 +61,14 @@ BaseUrlOption = Annotated[
         "--base-url", metavar="URL", help="OpenAI-compatible server that has the --model."
     ),
 ]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--budget-usd",
+        metavar="USD",
+        help="US dollars that the session may spend in all its turns; every model needs a price.",
+    ),
+]
 KeyEnvOption = Annotated[
     str | None,
     typer.Option(
@@ -95,6 +104,7 @@ class Turn:
         session: Id of the session; None: a new one.
         fork: The session is new and begins as this one; None: it does not.
         submit: Only store the turn, for a worker.
+        budget: What the session may spend in all its turns; None: no bound, or as before.
         durability: What a commit survives.
         as_json: Print one JSON document instead of the answer, and no progress.
     """
@@ -106,6 +116,7 @@ class Turn:
     session: str | None = None
     fork: ForkPoint | None = None
     submit: bool = False
+    budget: Budget | None = None
     durability: Durability = Durability.FULL
     as_json: bool = False
 
@@ -178,7 +189,9 @@ async def _begin(engine: Engine, turn: Turn) -> Run[Any]:
         assert turn.session is not None, "an interrupted turn has a session"
         return await engine.resume(turn.session, turn.agent)
     begin = engine.submit if turn.submit else engine.start
-    return await begin(turn.agent, turn.input, session=turn.session, origin=turn.origin)
+    return await begin(
+        turn.agent, turn.input, session=turn.session, origin=turn.origin, budget=turn.budget
+    )
 
 
 async def _show(engine: Engine, run: Run[Any], trail: Trail, view: View) -> bool:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from mainspring._route_policy import RoutePolicy
 from mainspring.agent import Agent, Limits
 from mainspring.demo._check import Check
 from mainspring.demo._script import answer_rightly, answer_wrongly
@@ -148,7 +149,8 @@ def _agent(root: Path, models: Sequence[Model], question: str) -> Agent[str]:
     return Agent(
         "demo",
         instructions=_INSTRUCTIONS,
-        model=Route(*route, verify=Check(root, question)),
+        # Nothing is tried at random: the demo shows the same each time.
+        model=Route(*route, verify=Check(root, question), policy=RoutePolicy(explore=0)),
         tools=[*tools_of(root), git],
         limits=_LIMITS,
     )

@@ -119,6 +119,26 @@ impl Client {
         Answer { status, body }
     }
 
+    /// Gives up on answers that do not come.
+    pub fn socket_timeout(&mut self) {
+        let wait = Some(std::time::Duration::from_millis(200));
+        self.socket.get_mut().set_read_timeout(wait).unwrap();
+    }
+
+    /// A whole answer, if it comes.
+    pub fn try_receive(&mut self) -> Option<Answer> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.socket.read_line(&mut head).ok()? == 0 {
+                return None;
+            }
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?;
+        let mut body = vec![0; length.parse().unwrap()];
+        self.socket.read_exact(&mut body).ok()?;
+        Some(Answer { status: head[9..12].parse().unwrap(), body })
+    }
+
     pub fn is_closed(&mut self) -> bool {
         matches!(self.socket.fill_buf(), Ok([]) | Err(_))
     }

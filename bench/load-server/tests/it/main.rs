@@ -178,6 +178,47 @@ fn a_delayed_answer_comes_no_sooner_and_its_lost_client_harms_nobody() {
 }
 
 #[test]
+fn a_key_that_has_made_its_requests_is_refused_and_another_is_not() {
+    let server = LoadServer::start(&["--requests-per-minute", "2"]);
+    let mut client = Client::connect(&server);
+    let chat = |client: &mut Client, key: &str| {
+        let head = format!("POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer {key}");
+        client.send(format!("{head}\r\ncontent-length: 2\r\n\r\n{{}}").as_bytes());
+        client.receive().status
+    };
+    let statuses: Vec<u16> = (0..4).map(|_| chat(&mut client, "a")).collect();
+    assert_eq!(statuses, [200, 200, 429, 429]);
+    assert_eq!(chat(&mut client, "b"), 200);
+    let stats = client.get("/stats").json();
+    assert_eq!((&stats["request_count"], &stats["refused_count"]), (&json!(5), &json!(2)));
+}
+
+#[test]
+fn faults_are_of_every_kind_and_as_many_as_asked_for() {
+    let server = LoadServer::start(&["--fault-per-mille", "1000"]);
+    let mut statuses = HashSet::new();
+    let mut kinds = HashSet::new();
+    for _ in 0..60 {
+        let mut client = Client::connect(&server);
+        client.send_chat(&request_body(0, false));
+        // Stdin closed, or a connection given up, are the only ends of one that hangs.
+        client.socket_timeout();
+        match client.try_receive() {
+            None => drop(kinds.insert("nothing or half")),
+            Some(answer) if answer.status == 200 => {
+                assert!(serde_json::from_slice::<Value>(&answer.body).is_err());
+                kinds.insert("no JSON");
+            }
+            Some(answer) => drop(statuses.insert(answer.status)),
+        }
+    }
+    assert_eq!(statuses, HashSet::from([429, 500, 503]));
+    assert_eq!(kinds.len(), 2);
+    let stats = Client::connect(&server).get("/stats").json();
+    assert_eq!(stats["fault_count"], 60);
+}
+
+#[test]
 fn refuses_what_it_does_not_serve() {
     let server = LoadServer::start(&[]);
     let mut client = Client::connect(&server);

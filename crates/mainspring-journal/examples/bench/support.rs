@@ -77,6 +77,7 @@ pub(crate) fn append(
         status: SessionStatus::Open,
         blobs: Vec::new(),
         snapshot: None,
+        charges: Vec::new(),
         release: false,
         token: 0,
         sink,

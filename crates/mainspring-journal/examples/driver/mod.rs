@@ -95,6 +95,7 @@ impl Driver {
             status: SessionStatus::Open,
             blobs: Vec::new(),
             snapshot: None,
+            charges: Vec::new(),
             release: false,
             token: (number as u64) << 40 | (seq + u64::from(self.block_events)),
             sink: self.this.upgrade().expect("the caller holds it"),

@@ -19,7 +19,7 @@ use super::get;
 use super::link::{Link, Param, Trouble};
 use super::reader::{RETIRED, status_number, uint};
 use crate::fence::ForkPoint;
-use crate::{Append, AppendMode, SessionStatus};
+use crate::{Append, AppendMode, Charge, SessionStatus};
 
 /// Where the events come from that a fork shares.
 #[derive(Clone, Copy)]
@@ -84,6 +84,8 @@ pub(super) struct Columns<'a> {
     directs: Vec<Option<i64>>,
     snapshots: Rows<&'a [u8]>,
     blob_refs: Rows<&'a str>,
+    charges: Rows<&'a str>,
+    charged: [Vec<i64>; 3],
     blobs: BTreeMap<&'a str, &'a [u8]>,
 }
 
@@ -126,6 +128,14 @@ impl<'a> Columns<'a> {
             self.snapshots.ords.push(ord);
             self.snapshots.values.push(body);
         }
+        for Charge { account, amount } in &append.charges {
+            self.charges.ords.push(ord);
+            self.charges.values.push(account);
+            let parts = [amount.usd_nanos, amount.tokens, amount.calls];
+            for (column, part) in self.charged.iter_mut().zip(parts) {
+                column.push(int(part));
+            }
+        }
         for (hash, body) in &append.blobs {
             self.blob_refs.ords.push(ord);
             self.blob_refs.values.push(hash.as_str());
@@ -154,6 +164,7 @@ impl<'a> Columns<'a> {
         self.write_beginnings(&mut text);
         self.write_log(&mut text, &schema, &writer);
         self.write_snapshots(&mut text);
+        self.write_charges(&mut text);
         if !hashes.is_empty() {
             self.write_blobs(&mut text, &hashes, &bodies);
         }
@@ -314,6 +325,29 @@ impl<'a> Columns<'a> {
              SELECT p.key, i.seq + i.count, t.body FROM passed p \
              JOIN unnest({ords}, {bodies}) AS t(ord, body) ON t.ord = p.ord \
              JOIN unnest($5, $6) WITH ORDINALITY AS i(seq, count, ord) ON i.ord = p.ord)"
+        ));
+    }
+
+    /// Accounts are locked in the order of their names, after the sessions, so that no two processes
+    /// wait for each other. Sums that no number holds refuse the append, as any bad value does.
+    fn write_charges<'v>(&'v self, text: &mut Text<'v>) {
+        if self.charges.ords.is_empty() {
+            return;
+        }
+        let ords = text.value(&self.charges.ords, Type::INT8_ARRAY);
+        let accounts = text.value(&self.charges.values, Type::TEXT_ARRAY);
+        let [usd, tokens, calls] = &self.charged;
+        let usd = text.value(usd, Type::INT8_ARRAY);
+        let tokens = text.value(tokens, Type::INT8_ARRAY);
+        let calls = text.value(calls, Type::INT8_ARRAY);
+        text.push(format_args!(
+            ", charged AS (INSERT INTO mainspring_budgets AS b (account, usd_nanos, tokens, calls) \
+             SELECT c.account, sum(c.usd)::int8, sum(c.tokens)::int8, sum(c.calls)::int8 \
+             FROM passed p JOIN unnest({ords}, {accounts}, {usd}, {tokens}, {calls}) \
+             AS c(ord, account, usd, tokens, calls) ON c.ord = p.ord \
+             GROUP BY c.account ORDER BY c.account \
+             ON CONFLICT (account) DO UPDATE SET usd_nanos = b.usd_nanos + excluded.usd_nanos, \
+             tokens = b.tokens + excluded.tokens, calls = b.calls + excluded.calls)"
         ));
     }
 

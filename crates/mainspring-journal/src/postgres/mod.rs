@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
-use mainspring_session::{BlobHash, Record, Seq, SessionId};
+use mainspring_session::{Amount, BlobHash, Record, Seq, SessionId};
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
@@ -208,6 +208,10 @@ impl Journal for PostgresJournal {
 
     fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, JournalError> {
         self.pool.run("read", |link| reader::blob(link, hash))
+    }
+
+    fn spent(&self, accounts: &[Arc<str>]) -> Result<Vec<Amount>, JournalError> {
+        self.pool.run("read", |link| reader::spent(link, accounts))
     }
 
     fn claim(&self, agents: &[String], limit: u32) -> Result<Vec<SessionHead>, JournalError> {

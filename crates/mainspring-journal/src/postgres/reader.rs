@@ -1,6 +1,8 @@
 //! Reads sessions and blobs. Each read is one statement, and so sees one state of the store.
 
-use mainspring_session::{BlobHash, Epoch, Origin, Record, Seq, SessionId};
+use std::sync::Arc;
+
+use mainspring_session::{Amount, BlobHash, Epoch, Origin, Record, Seq, SessionId};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -174,6 +176,22 @@ pub(super) fn blob(link: &mut Link, hash: &BlobHash) -> Result<Option<Vec<u8>>, 
     let sql = "SELECT body FROM mainspring_blobs WHERE hash = $1";
     let rows = link.query(sql, &[(&hash.as_str(), Type::TEXT)])?;
     rows.first().map(|row| get(row, 0)).transpose()
+}
+
+/// Reads what was charged to accounts, in their order.
+pub(super) fn spent(link: &mut Link, accounts: &[Arc<str>]) -> Result<Vec<Amount>, Trouble> {
+    let names: Vec<&str> = accounts.iter().map(|account| &**account).collect();
+    let rows = link.query(
+        "SELECT coalesce(b.usd_nanos, 0), coalesce(b.tokens, 0), coalesce(b.calls, 0) \
+         FROM unnest($1) WITH ORDINALITY AS i(account, ord) \
+         LEFT JOIN mainspring_budgets b ON b.account = i.account ORDER BY i.ord",
+        &[(&names, Type::TEXT_ARRAY)],
+    )?;
+    let amount = |row| {
+        let (usd_nanos, tokens) = (uint(row, 0)?, uint(row, 1)?);
+        Ok(Amount { usd_nanos, tokens, calls: uint(row, 2)? })
+    };
+    rows.iter().map(amount).collect()
 }
 
 fn block(row: &Row) -> Result<Block, Trouble> {

@@ -27,7 +27,8 @@ const READS_FROM: i64 = 1;
 const LOCK: i64 = 0x6d61_696e_7370_7267;
 
 /// Step N makes version N of the tables from version N - 1.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
 CREATE TABLE mainspring_meta (
     name  text PRIMARY KEY,
     value text NOT NULL
@@ -98,10 +99,19 @@ DO $$ BEGIN
 EXCEPTION WHEN OTHERS THEN
     NULL;  -- A server before version 14, or built without lz4: bodies are compressed as usual.
 END $$;
-"];
+",
+    "
+CREATE TABLE mainspring_budgets (
+    account   text COLLATE \"C\" PRIMARY KEY,
+    usd_nanos bigint NOT NULL,
+    tokens    bigint NOT NULL,
+    calls     bigint NOT NULL
+) WITH (fillfactor = 50);
+",
+];
 
 /// Every table, for those who go through them all.
-pub(super) const TABLES: [&str; 8] = [
+pub(super) const TABLES: [&str; 9] = [
     "mainspring_meta",
     "mainspring_nodes",
     "mainspring_beats",
@@ -110,6 +120,7 @@ pub(super) const TABLES: [&str; 8] = [
     "mainspring_snapshots",
     "mainspring_blobs",
     "mainspring_blob_refs",
+    "mainspring_budgets",
 ];
 
 /// What a store says of itself.

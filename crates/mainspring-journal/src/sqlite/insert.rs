@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 use super::chain::Branch;
 use super::heads::Head;
 use super::{int, reader};
-use crate::{Append, AppendMode};
+use crate::{Append, AppendMode, Charge};
 
 /// A new session, perhaps forked from another.
 pub(super) fn head(
@@ -122,6 +122,31 @@ pub(super) fn blobs(connection: &Connection, append: &Append, key: i64) -> rusql
             .execute([key, blob_key])?;
     }
     Ok(())
+}
+
+/// What comes to accounts. A sum that no number holds stays at the largest.
+pub(super) fn charges(connection: &Connection, append: &Append) -> rusqlite::Result<()> {
+    for Charge { account, amount } in &append.charges {
+        connection
+            .prepare_cached(
+                "INSERT INTO budgets (account, usd_nanos, tokens, calls) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (account) DO UPDATE SET \
+                 usd_nanos = min(usd_nanos, 9223372036854775807 - ?2) + ?2, \
+                 tokens = min(tokens, 9223372036854775807 - ?3) + ?3, \
+                 calls = min(calls, 9223372036854775807 - ?4) + ?4",
+            )?
+            .execute(params![
+                &**account,
+                bounded(amount.usd_nanos),
+                bounded(amount.tokens),
+                bounded(amount.calls),
+            ])?;
+    }
+    Ok(())
+}
+
+fn bounded(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// The snapshot that comes with the events, if any.

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
-use mainspring_session::{BlobHash, Record, Seq, SessionId};
+use mainspring_session::{Amount, BlobHash, Record, Seq, SessionId};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use self::jobs::{Job, Jobs};
@@ -190,8 +190,11 @@ fn open_for_reading(
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = connect(path, flags, options)?;
     let version = schema::check(path, &connection)?;
-    let views =
-        if version < schema::STORE_VERSION { schema::add_views(&connection) } else { Ok(()) };
+    let views = if version < schema::STORE_VERSION {
+        schema::add_views(&connection, version)
+    } else {
+        Ok(())
+    };
     views
         .and_then(|()| connection.pragma_update(None, "query_only", true))
         .map_err(|error| JournalError::sqlite(path, "opened", error))?;
@@ -262,6 +265,10 @@ impl Journal for SqliteJournal {
 
     fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, JournalError> {
         self.reader.blob(hash)
+    }
+
+    fn spent(&self, accounts: &[Arc<str>]) -> Result<Vec<Amount>, JournalError> {
+        self.reader.spent(accounts)
     }
 
     fn claim(&self, agents: &[String], limit: u32) -> Result<Vec<SessionHead>, JournalError> {

@@ -4,9 +4,9 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mainspring_session::{BlobHash, Epoch, Origin, Record, Seq, SessionId};
+use mainspring_session::{Amount, BlobHash, Epoch, Origin, Record, Seq, SessionId};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -202,6 +202,22 @@ impl Reader {
         })
     }
 
+    pub(super) fn spent(&self, accounts: &[Arc<str>]) -> Result<Vec<Amount>, JournalError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached(
+                "SELECT usd_nanos, tokens, calls FROM budgets WHERE account = ?1",
+            )?;
+            let sum = |account: &Arc<str>| {
+                let row = statement.query_row([&**account], |row| {
+                    let (usd_nanos, tokens) = (uint(row, 0)?, uint(row, 1)?);
+                    Ok(Amount { usd_nanos, tokens, calls: uint(row, 2)? })
+                });
+                Ok(row.optional()?.unwrap_or_default())
+            };
+            accounts.iter().map(sum).collect()
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Reading>> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,7 +246,7 @@ impl Reading {
             let seen = schema::version(&tx)?.unwrap_or(self.version);
             drop(tx);
             if seen > self.version {
-                schema::drop_views(&self.connection)?;
+                schema::renew_views(&self.connection, seen)?;
                 self.version = seen;
             }
         }

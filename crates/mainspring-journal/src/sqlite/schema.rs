@@ -17,7 +17,7 @@ use crate::error::JournalError;
 
 /// Version of the tables. A file of an older one is brought up to date when it is opened for
 /// writing, and read as it is otherwise; one of a newer one is refused.
-pub(super) const STORE_VERSION: i64 = 2;
+pub(super) const STORE_VERSION: i64 = 3;
 
 /// Older ones can damage a write-ahead log that one connection folds in while another writes.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
@@ -74,7 +74,9 @@ INSERT INTO meta (name, value) VALUES ('mainspring_journal_version', 1);
 /// - A snapshot names the row of its append: a reading that ends early begins there. Its body lies
 ///   behind the columns that are searched, in a table whose index holds no body.
 /// - The store's number is a blob, because the column would take some texts for numbers.
-const STEPS: [&str; 1] = ["
+/// - `budgets` has the sum of what was charged to each account.
+const STEPS: [&str; 2] = [
+    "
 ALTER TABLE sessions ADD COLUMN parent_key INTEGER;
 ALTER TABLE sessions ADD COLUMN parent_seq INTEGER;
 ALTER TABLE sessions ADD COLUMN parent_row INTEGER;
@@ -98,7 +100,17 @@ CREATE TABLE snapshots (
 CREATE UNIQUE INDEX snapshots_place ON snapshots (session_key, seq);
 INSERT INTO meta (name, value) VALUES ('store_id', randomblob(16));
 UPDATE meta SET value = 2 WHERE name = 'mainspring_journal_version';
-"];
+",
+    "
+CREATE TABLE budgets (
+    account   TEXT PRIMARY KEY,
+    usd_nanos INTEGER NOT NULL,
+    tokens    INTEGER NOT NULL,
+    calls     INTEGER NOT NULL
+) WITHOUT ROWID;
+UPDATE meta SET value = 3 WHERE name = 'mainspring_journal_version';
+",
+];
 
 /// What makes a file of version 1 look like one of this version to a connection that only reads.
 const VIEWS_OF_1: &str = "
@@ -114,12 +126,19 @@ CREATE TEMP VIEW snapshots AS
     SELECT 0 AS session_key, 0 AS seq, 0 AS log_row, x'' AS body WHERE 0;
 ";
 
-const DROP_VIEWS_OF_1: &str = "
-DROP VIEW temp.sessions;
-DROP VIEW temp.log;
-DROP VIEW temp.blobs;
-DROP VIEW temp.blob_refs;
-DROP VIEW temp.snapshots;
+/// What a file of version 1 or 2 lacks, for a connection that only reads.
+const VIEWS_OF_2: &str = "
+CREATE TEMP VIEW budgets AS
+    SELECT '' AS account, 0 AS usd_nanos, 0 AS tokens, 0 AS calls WHERE 0;
+";
+
+const DROP_VIEWS: &str = "
+DROP VIEW IF EXISTS temp.sessions;
+DROP VIEW IF EXISTS temp.log;
+DROP VIEW IF EXISTS temp.blobs;
+DROP VIEW IF EXISTS temp.blob_refs;
+DROP VIEW IF EXISTS temp.snapshots;
+DROP VIEW IF EXISTS temp.budgets;
 ";
 
 /// Refuses a SQLite that is too old to be trusted with a journal.
@@ -157,14 +176,21 @@ pub(super) fn update(path: &Path, connection: &Connection, seen: i64) -> Result<
 }
 
 /// Makes an older file look like one of this version, for a connection that only reads.
-pub(super) fn add_views(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(VIEWS_OF_1)
+pub(super) fn add_views(connection: &Connection, seen: i64) -> rusqlite::Result<()> {
+    if seen < 2 {
+        connection.execute_batch(VIEWS_OF_1)?;
+    }
+    if seen < 3 {
+        connection.execute_batch(VIEWS_OF_2)?;
+    }
+    Ok(())
 }
 
-/// Takes away what [`add_views`] made, once another process has brought the file up to date.
-pub(super) fn drop_views(connection: &Connection) -> rusqlite::Result<()> {
+/// Makes what [`add_views`] made fit the version to which another process has brought the file.
+pub(super) fn renew_views(connection: &Connection, seen: i64) -> rusqlite::Result<()> {
     connection.pragma_update(None, "query_only", false)?;
-    connection.execute_batch(DROP_VIEWS_OF_1)?;
+    connection.execute_batch(DROP_VIEWS)?;
+    add_views(connection, seen)?;
     connection.pragma_update(None, "query_only", true)
 }
 

@@ -179,6 +179,7 @@ impl Writer {
         insert::block(&self.connection, append, held, &next)?;
         insert::blobs(&self.connection, append, next.key)?;
         insert::snapshot(&self.connection, append, &next)?;
+        insert::charges(&self.connection, append)?;
         keys.row += 1;
         self.next_keys = Some(keys);
         self.changes.push((next.key, append.status == SessionStatus::Open && !append.release));

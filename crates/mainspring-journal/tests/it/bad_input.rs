@@ -151,14 +151,14 @@ fn another_programs_database_is_left_as_it_is() {
 fn a_journal_of_a_newer_version_is_refused() {
     let place = Place::new();
     put(&place.open(), create("s", &["{}"])).unwrap();
-    place.tamper("UPDATE meta SET value = 3 WHERE name LIKE '%version'");
+    place.tamper("UPDATE meta SET value = 4 WHERE name LIKE '%version'");
     for options in [JournalOptions::default(), read_only()] {
         let failure = open_failure(&place.url(), options);
         assert_eq!(failure.code, ErrorCode::JOURNAL_NEWER);
         assert_eq!(
             failure.to_text(),
             format!(
-                "journal {} has store version 3, this version reads up to 2\n\
+                "journal {} has store version 4, this version reads up to 3\n\
                  hint: use the version of mainspring that wrote it, or a newer one",
                 place.file().display()
             )
@@ -175,7 +175,7 @@ fn events_of_a_newer_format_are_refused_wherever_they_are() {
     put(&journal, go_on("s", 1, &["[1]", "[2]"])).unwrap();
     put(&journal, go_on("s", 3, &["[3]"])).unwrap();
     drop(journal);
-    place.tamper("UPDATE log SET schema = 3 WHERE first_seq = 1");
+    place.tamper("UPDATE log SET schema = 4 WHERE first_seq = 1");
     let journal = place.open();
     let read = |from, until| {
         let records = journal.load_range(&id("s"), Seq(from), Some(Seq(until)));
@@ -186,7 +186,7 @@ fn events_of_a_newer_format_are_refused_wherever_they_are() {
         assert_eq!(failure.code, ErrorCode::JOURNAL_NEWER);
         assert_eq!(
             failure.to_text(),
-            "session \"s\" has event format 3, this version reads up to 2\n\
+            "session \"s\" has event format 4, this version reads up to 3\n\
              hint: use the version of mainspring that wrote it, or a newer one"
         );
     }
@@ -203,7 +203,7 @@ fn a_session_that_a_newer_version_has_gone_on_with_is_refused_from_any_position(
     put(&journal, go_on("s", 1, &["[1]", "[2]"])).unwrap();
     put(&journal, fork("f", "s", 3, &["[3]"])).unwrap();
     drop(journal);
-    place.tamper("UPDATE log SET schema = 3 WHERE first_seq = 1");
+    place.tamper("UPDATE log SET schema = 4 WHERE first_seq = 1");
     let journal = place.open();
     for from in 0..6 {
         let error = journal.load(&id("s"), Seq(from)).unwrap_err();
@@ -295,8 +295,8 @@ fn a_head_that_cannot_be_understood_is_refused() {
 fn a_refused_opening_leaves_the_journal_free() {
     let place = Place::new();
     put(&place.open(), create("s", &["{}"])).unwrap();
-    place.tamper("UPDATE meta SET value = 3 WHERE name LIKE '%version'");
+    place.tamper("UPDATE meta SET value = 4 WHERE name LIKE '%version'");
     open_failure(&place.url(), JournalOptions::default());
-    place.tamper("UPDATE meta SET value = 2 WHERE name LIKE '%version'");
+    place.tamper("UPDATE meta SET value = 3 WHERE name LIKE '%version'");
     assert!(open(&place.url(), JournalOptions::default()).is_ok());
 }

@@ -421,12 +421,12 @@ fn a_block_that_is_not_what_it_says_is_refused() {
 #[test]
 fn a_session_of_a_newer_event_format_is_refused_from_its_beginning() {
     on_each_store(|journal| {
-        put(journal, create("s", &[r#"{"kind":"session_started","schema":3}"#, "[1]"])).unwrap();
+        put(journal, create("s", &[r#"{"kind":"session_started","schema":4}"#, "[1]"])).unwrap();
         let failure = journal.load(&id("s"), Seq(0)).unwrap_err().failure();
         assert_eq!(failure.code, ErrorCode::JOURNAL_NEWER);
         assert_eq!(
             failure.to_text(),
-            "session \"s\" has event format 3, this version reads up to 2\n\
+            "session \"s\" has event format 4, this version reads up to 3\n\
              hint: use the version of mainspring that wrote it, or a newer one"
         );
         assert_eq!(events(journal, "s", 1).len(), 1);

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod batching;
+mod charges;
 mod contract;
 mod crash;
 mod crash_pruning;

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, Weak};
 use mainspring_journal::{
     AckSink, Acked, Append, AppendMode, Hold, Journal, JournalLimits, JournalOptions, open,
 };
-use mainspring_session::{BlobHash, Epoch, ErrorCode};
+use mainspring_session::{Amount, BlobHash, Epoch, ErrorCode};
 
 use crate::proxy::{Cut, Proxy};
 use crate::server::{Database, Server, node};
 use crate::support::{
-    Results, create, finish, fork, go_on, id, put, refused, texts, with_snapshot,
+    Results, charged, create, finish, fork, go_on, id, put, refused, spent, texts, with_snapshot,
 };
 
 /// A text that only the statement has that stores appends.
@@ -52,16 +52,16 @@ fn an_append_is_stored_once_wherever_its_connection_breaks() {
         let next = || proxy.cut(STORES, cut, 1);
         let blobs = vec![(hash.clone(), body)];
         next();
-        put(&journal, with_snapshot(Append { blobs, ..create(&name, &["[0]", "[1]"]) })).unwrap();
+        let put = |append| put(&journal, charged(append, "acme", 7)).unwrap();
+        put(with_snapshot(Append { blobs, ..create(&name, &["[0]", "[1]"]) }));
         next();
-        put(&journal, go_on(&name, 2, &["[2]"])).unwrap();
+        put(go_on(&name, 2, &["[2]"]));
         next();
-        put(&journal, fork(&copy, &name, 2, &["[\"fork\"]"])).unwrap();
+        put(fork(&copy, &name, 2, &["[\"fork\"]"]));
         next();
-        put(&journal, take_over(&name, 2, 3)).unwrap();
+        put(take_over(&name, 2, 3));
         next();
-        let last = Append { epoch: Epoch(2), ..finish(&name, 4, &["[4]"]) };
-        put(&journal, last).unwrap();
+        put(Append { epoch: Epoch(2), ..finish(&name, 4, &["[4]"]) });
         assert_eq!(proxy.cuts_done(), 5 * (n + 1));
         assert_eq!(texts(&journal, &name), ["[0]", "[1]", "[2]", "[\"taken\"]", "[4]"]);
         assert_eq!(texts(&journal, &copy), ["[0]", "[1]", "[\"fork\"]"]);
@@ -70,6 +70,7 @@ fn an_append_is_stored_once_wherever_its_connection_breaks() {
     }
     let stats = journal.stats();
     assert_eq!((stats.appends, stats.events), (15, 18));
+    assert_eq!(spent(&journal, "acme"), Amount { usd_nanos: 105, tokens: 1_050, calls: 15 });
 }
 
 #[test]

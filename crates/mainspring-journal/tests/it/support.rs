@@ -5,10 +5,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use mainspring_journal::{
-    AckSink, Acked, Append, AppendMode, Journal, JournalOptions, PruneQuery, PruneReport,
+    AckSink, Acked, Append, AppendMode, Charge, Journal, JournalOptions, PruneQuery, PruneReport,
     SessionHead, SessionStatus, open,
 };
-use mainspring_session::{Epoch, ErrorCode, Failure, Seq, SessionId};
+use mainspring_session::{Amount, Epoch, ErrorCode, Failure, Seq, SessionId};
 use tempfile::TempDir;
 
 /// Passes results on to a test.
@@ -58,6 +58,7 @@ pub fn create(session: &str, events: &[&str]) -> Append {
         status: SessionStatus::Open,
         blobs: Vec::new(),
         snapshot: None,
+        charges: Vec::new(),
         release: false,
         token: 0,
         sink: Arc::new(Deaf),
@@ -86,6 +87,17 @@ pub fn with_snapshot(append: Append) -> Append {
     let seq = append.expected_seq.0 + u64::from(append.count);
     let snapshot = Some(format!("{} {seq}", append.session).into_bytes());
     Append { snapshot, ..append }
+}
+
+/// The same with a charge: so many nano-dollars, ten times as many tokens, one call.
+pub fn charged(append: Append, account: &str, usd_nanos: u64) -> Append {
+    let amount = Amount { usd_nanos, tokens: usd_nanos * 10, calls: 1 };
+    Append { charges: vec![Charge { account: account.into(), amount }], ..append }
+}
+
+/// What was charged to an account.
+pub fn spent(journal: &Arc<dyn Journal>, account: &str) -> Amount {
+    journal.spent(&[account.into()]).unwrap()[0]
 }
 
 /// A session's snapshots: how many events they cover, and their text.

@@ -9,7 +9,7 @@ use mainspring_journal::{
     Access, Append, AppendMode, Journal, JournalOptions, PruneQuery, PruneReport, SessionQuery,
     SessionStatus,
 };
-use mainspring_session::{BlobHash, Epoch, ErrorCode, Seq};
+use mainspring_session::{Amount, BlobHash, Epoch, ErrorCode, Seq};
 
 use crate::support::{
     Place, all_ended, create, fork, go_on, id, ids, open_failure, prune, put, snapshots, texts,
@@ -71,7 +71,7 @@ fn check_sessions(journal: &Arc<dyn Journal>) {
 fn an_old_file_is_brought_up_to_date_and_goes_on() {
     let place = old();
     let journal = place.open();
-    assert_eq!(sql::<i64>(&place, "SELECT value FROM meta WHERE name LIKE '%version'"), [2]);
+    assert_eq!(sql::<i64>(&place, "SELECT value FROM meta WHERE name LIKE '%version'"), [3]);
     check_sessions(&journal);
     assert_eq!(ids(&journal.claim(&["clerk".to_owned()], 9).unwrap()), ["interrupted"]);
     let (epoch, mode) = (Epoch(2), AppendMode::TakeOver);
@@ -135,6 +135,42 @@ fn a_reader_goes_on_when_another_process_brings_the_file_up_to_date() {
     assert_eq!(snapshots(&reader, "fork", None), [(4, "state".to_owned())]);
     let head = reader.head(&id("fork")).unwrap().unwrap();
     assert_eq!(head.parent, Some((id("finished"), Seq(2))));
+}
+
+/// A file as version 2 of the tables had it.
+fn second() -> Place {
+    let place = Place::new();
+    drop(place.open());
+    place.tamper("DROP TABLE budgets; UPDATE meta SET value = 2 WHERE name LIKE '%version'");
+    place
+}
+
+#[test]
+fn a_file_of_version_2_is_read_as_it_is_and_gets_its_accounts_when_it_is_written() {
+    let place = second();
+    let accounts: [Arc<str>; 1] = ["acme".into()];
+    let reader = place.open_with(read_only());
+    assert_eq!(reader.spent(&accounts).unwrap(), [Amount::default()]);
+    assert_eq!(sql::<i64>(&place, "SELECT value FROM meta WHERE name LIKE '%version'"), [2]);
+    let writer = place.open();
+    put(&writer, crate::support::charged(create("s", &["{}"]), "acme", 7)).unwrap();
+    let spent = [Amount { usd_nanos: 7, tokens: 70, calls: 1 }];
+    assert_eq!(writer.spent(&accounts).unwrap(), spent);
+    assert_eq!(reader.spent(&accounts).unwrap(), spent, "the reader goes on");
+}
+
+#[test]
+fn a_reader_of_version_1_goes_on_when_an_older_version_brings_the_file_to_version_2() {
+    let place = old();
+    let reader = place.open_with(read_only());
+    check_sessions(&reader);
+    drop(place.open());
+    place.tamper("DROP TABLE budgets; UPDATE meta SET value = 2 WHERE name LIKE '%version'");
+    check_sessions(&reader);
+    assert_eq!(reader.spent(&["acme".into()]).unwrap(), [Amount::default()]);
+    drop(place.open());
+    assert_eq!(reader.spent(&["acme".into()]).unwrap(), [Amount::default()]);
+    check_sessions(&reader);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Addresses and keys: what is taken, what is refused, and what is never shown.
 
 use mainspring_models::Endpoint;
+use mainspring_session::Api;
 use mainspring_session::ErrorCode;
 
 #[test]
@@ -32,7 +33,7 @@ fn the_path_of_the_call_is_added_once() {
             false,
         ),
     ] {
-        let endpoint = Endpoint::new(base_url, None, &[]).unwrap();
+        let endpoint = Endpoint::new(Api::ChatCompletions, base_url, None, &[]).unwrap();
         assert_eq!(format!("{endpoint:?}"), format!("Endpoint({shown})"));
         assert_eq!((endpoint.host(), endpoint.is_loopback()), (host, is_loopback));
     }
@@ -54,7 +55,7 @@ fn addresses_that_cannot_be_called_are_refused_with_an_example() {
         ("https://me:secret@h/v1", "base_url \"h/v1\" holds a user name or password"),
         ("https://h/v1#x", "base_url \"https://h/v1\" has a fragment"),
     ] {
-        let failure = Endpoint::new(base_url, None, &[]).unwrap_err();
+        let failure = Endpoint::new(Api::ChatCompletions, base_url, None, &[]).unwrap_err();
         assert_eq!((&failure.code, &*failure.message), (&ErrorCode::AGENT_INVALID, message));
         assert!(failure.hint.is_some());
     }
@@ -64,7 +65,9 @@ fn addresses_that_cannot_be_called_are_refused_with_an_example() {
 fn keys_and_headers_are_checked_and_never_shown() {
     let header = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
     let url = "http://h/v1?token=secret";
-    let endpoint = Endpoint::new(url, Some(" secret\n"), &header("x-org", "secret")).unwrap();
+    let endpoint =
+        Endpoint::new(Api::ChatCompletions, url, Some(" secret\n"), &header("x-org", "secret"))
+            .unwrap();
     assert!(!format!("{endpoint:?}").contains("secret"));
     for (key, headers, message) in [
         (Some("sec\nret"), vec![], "API key for h has characters that a header cannot carry"),
@@ -76,7 +79,21 @@ fn keys_and_headers_are_checked_and_never_shown() {
         ),
         (None, header("Host", "secret"), "header \"Host\" for h is set by the engine itself"),
     ] {
-        let failure = Endpoint::new("http://h", key, &headers).unwrap_err();
+        let failure = Endpoint::new(Api::ChatCompletions, "http://h", key, &headers).unwrap_err();
         assert_eq!(failure.message, message);
+    }
+}
+
+#[test]
+fn each_api_has_its_own_path() {
+    for (api, shown) in [
+        (Api::Responses, "https://h/v1/responses"),
+        (Api::Messages, "https://h/v1/messages"),
+        (Api::ChatCompletions, "https://h/v1/chat/completions"),
+    ] {
+        for base_url in ["https://h/v1", shown] {
+            let endpoint = Endpoint::new(api, base_url, None, &[]).unwrap();
+            assert_eq!(format!("{endpoint:?}"), format!("Endpoint({shown})"));
+        }
     }
 }

@@ -2,18 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod budget;
 mod calls;
 mod connections;
 mod endpoint;
 mod failures;
 mod proxied;
 mod server;
+mod shared;
 
 use std::sync::Arc;
 
-use mainspring_models::{Endpoint, ModelClient, ModelReply, ModelRequest, TransportLimits};
-use mainspring_session::{AgentSpec, CallIndex, Message};
-use mainspring_wire::{CallIds, ChatCodec, Delta, HttpFailure};
+use mainspring_models::{
+    Endpoint, EndpointSet, ModelClient, ModelReply, ModelRequest, TransportLimits,
+};
+use mainspring_session::{AgentSpec, Api, CallIndex, Message};
+use mainspring_wire::{CallIds, Codec, Delta, HttpFailure};
 use serde_json::json;
 
 const KEY: &str = "not-a-real-key";
@@ -28,17 +32,18 @@ fn request(base_url: &str, stream: bool) -> ModelRequest {
                        "output_mode": "native"});
     let agent = json!({"name": "a", "models": [model]});
     let agent: AgentSpec = serde_json::from_value(agent).unwrap();
-    let codec = ChatCodec::new(&agent, &agent.models[0], stream).unwrap();
+    let codec = Codec::new(&agent, &agent.models[0], stream).unwrap();
     let mut history = Vec::new();
     codec.encode_message(&Message::user("hello"), &mut history);
+    let model = &agent.models[0];
+    let endpoint = Endpoint::new(Api::ChatCompletions, base_url, Some(KEY), &[]).unwrap();
+    let endpoints = Arc::new(EndpointSet::single(model, endpoint).unwrap());
+    let (body, ids) = (codec.body(&history).into(), CallIds { first: CallIndex(0) });
     ModelRequest {
-        endpoint: Arc::new(Endpoint::new(base_url, Some(KEY), &[]).unwrap()),
-        body: codec.body(&history).into(),
-        codec: Arc::new(codec),
-        ids: CallIds { first: CallIndex(0) },
         connect_ms_max: 60_000,
         first_token_ms_max: 60_000,
         total_ms_max: 60_000,
+        ..ModelRequest::new(model, endpoints, Arc::new(codec), body, ids)
     }
 }
 

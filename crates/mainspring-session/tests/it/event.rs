@@ -2,17 +2,18 @@
 
 use mainspring_session::{
     Answer, AnswerRejected, AnswerVerified, ApprovalDecided, ApprovalDecision, ApprovalId,
-    ApprovalRequested, CallIndex, EffectId, EffectOutcome, EffectResolved, EffectUnknown, Epoch,
-    EpochTaken, ErrorCode, Event, Failure, ForkEdit, InputReceived, ModelCallFailed,
-    ModelCallFinished, ModelCallStarted, Part, Problem, RejectAction, RouteDecided, SCHEMA_VERSION,
-    SessionFinished, SessionForked, SessionStarted, ToolCallFailed, ToolCallFinished, ToolCallLate,
-    ToolCallStarted,
+    ApprovalRequested, CallIndex, CallNotes, Check, CheckFinished, CheckStarted, EffectId,
+    EffectOutcome, EffectResolved, EffectUnknown, Epoch, EpochTaken, ErrorCode, Event, Failure,
+    ForkEdit, InputReceived, ModelCallFailed, ModelCallFinished, ModelCallStarted, Part, Problem,
+    RejectAction, RouteDecided, SCHEMA_VERSION, SessionFinished, SessionForked, SessionStarted,
+    SummaryFailed, SummaryFinished, ToolCallFailed, ToolCallFinished, ToolCallLate,
+    ToolCallStarted, Usage,
 };
 
 use crate::fact::{TIMING, USAGE, finish_reason, forked_id};
 use crate::support::{STORE, fingerprint, session_id};
 
-pub(crate) const FIRST: &str = "the first model of the route goes first";
+pub(crate) const FIRST: &str = "small first: its answer is checked";
 pub(crate) const ONLY: &str = "the only model";
 
 pub(crate) fn session_started() -> Event {
@@ -42,7 +43,8 @@ pub(crate) fn forked(epoch: u64, edit: Option<ForkEdit>) -> Event {
 }
 
 pub(crate) fn input(text: &str) -> Event {
-    Event::InputReceived(InputReceived { content: vec![Part::Text { text: text.to_owned() }] })
+    let content = vec![Part::Text { text: text.to_owned() }];
+    Event::InputReceived(InputReceived { content, step_class: None })
 }
 
 pub(crate) fn route(step: u32, tier: u32, model: &str, reason: &str) -> Event {
@@ -51,12 +53,23 @@ pub(crate) fn route(step: u32, tier: u32, model: &str, reason: &str) -> Event {
         tier,
         model: model.to_owned(),
         reason: reason.to_owned(),
+        decision: None,
     })
 }
 
 /// A model call that sends the first `count` messages.
 pub(crate) fn calling(step: u32, attempt: u32, tier: u32, count: u32) -> Event {
-    Event::ModelCallStarted(ModelCallStarted { step, attempt, tier, messages: vec![(0, count)] })
+    let messages = vec![(0, count)];
+    let (class, decided_us) = (None, None);
+    Event::ModelCallStarted(ModelCallStarted {
+        step,
+        attempt,
+        tier,
+        messages,
+        class,
+        decided_us,
+        reserved: None,
+    })
 }
 
 pub(crate) fn answered(step: u32, attempt: u32, answer: Answer) -> Event {
@@ -72,8 +85,11 @@ pub(crate) fn checked(step: u32, attempt: u32, answer: Answer, problems: Vec<Pro
         usage: USAGE,
         cost_usd: None,
         timing: TIMING,
+        notes: CallNotes::default(),
         problems,
         verify: false,
+        score: None,
+        checks: Vec::new(),
     })
 }
 
@@ -99,7 +115,18 @@ pub(crate) fn model_failed(
         error,
         retry_at_us,
         retry_after_ms: None,
+        streamed_chars: 0,
+        charged: None,
     })
+}
+
+pub(crate) fn summarised(step: u32, text: &str) -> Event {
+    let (text, cost_usd) = (text.to_owned(), None);
+    Event::SummaryFinished(SummaryFinished { step, text, usage: USAGE, cost_usd, timing: TIMING })
+}
+
+pub(crate) fn no_summary(step: u32, error: Failure) -> Event {
+    Event::SummaryFailed(SummaryFailed { step, error, charged: None })
 }
 
 pub(crate) fn verified(step: u32) -> Event {
@@ -107,7 +134,75 @@ pub(crate) fn verified(step: u32) -> Event {
 }
 
 pub(crate) fn rejected(step: u32, problems: Vec<Problem>, action: RejectAction) -> Event {
-    Event::AnswerRejected(AnswerRejected { step, problems, action })
+    let (larger_left, draft) = (false, false);
+    Event::AnswerRejected(AnswerRejected { step, problems, action, larger_left, draft })
+}
+
+pub(crate) fn check_started(step: u32, check: Check, model: &str, calls: u32) -> Event {
+    Event::CheckStarted(CheckStarted {
+        step,
+        check,
+        model: model.to_owned(),
+        calls,
+        reserved: None,
+    })
+}
+
+/// The end of a check with this score.
+pub(crate) fn found(step: u32, check: Check, score: Option<f64>) -> Event {
+    let passed = score.map(|score| score >= 0.5);
+    let reason = if passed == Some(false) { "it is wrong".to_owned() } else { String::new() };
+    Event::CheckFinished(CheckFinished {
+        step,
+        check,
+        passed,
+        score,
+        p_ok: None,
+        reason,
+        usage: USAGE,
+        cost_usd: None,
+        duration_us: 90,
+        error: None,
+        charged: None,
+    })
+}
+
+/// The end of a check whose model failed.
+pub(crate) fn not_found(step: u32, check: Check) -> Event {
+    match found(step, check, None) {
+        Event::CheckFinished(finished) => Event::CheckFinished(CheckFinished {
+            error: Some(crate::fact::server_error()),
+            usage: Usage::default(),
+            ..finished
+        }),
+        other => other,
+    }
+}
+
+/// An answer that is sent back to a model that is not the largest.
+pub(crate) fn sent_back(step: u32, problems: Vec<Problem>) -> Event {
+    match rejected(step, problems, RejectAction::Repair) {
+        Event::AnswerRejected(rejected) => {
+            Event::AnswerRejected(AnswerRejected { larger_left: true, ..rejected })
+        }
+        other => other,
+    }
+}
+
+/// The event without what routing adds to explain itself; `routing.rs` looks at that.
+pub(crate) fn plain(event: Event) -> Event {
+    match event {
+        Event::RouteDecided(decided) => {
+            Event::RouteDecided(RouteDecided { decision: None, ..decided })
+        }
+        Event::ModelCallStarted(started) => {
+            Event::ModelCallStarted(ModelCallStarted { class: None, decided_us: None, ..started })
+        }
+        Event::ModelCallFinished(finished) => {
+            Event::ModelCallFinished(ModelCallFinished { score: None, ..finished })
+        }
+        other => other,
+    }
 }
 
 /// The start of a call as the model asked for it: without arguments.

@@ -267,7 +267,8 @@ fn a_fork_of_a_fork_counts_on() {
         panic!("a fork");
     };
     let (session_id, edit) = (third.clone(), None);
-    let forked = Fact::Forked { session: session_id, origin, fingerprint, store, edit };
+    let forked =
+        Fact::Forked { session: session_id, origin, fingerprint, store, edit, funding: None };
     let events = session.tell(forked);
     let Event::SessionForked(forked) = &events[0] else { panic!("a fork") };
     assert_eq!((&forked.session, &forked.parent), (&third, &fact::forked_id()));
@@ -288,12 +289,13 @@ fn an_edited_message_is_what_the_model_reads_from_then_on() {
     };
     assert_eq!(edited(0, "hello")[0], Message::user("hello"));
     let calls = fact::calls(0, &["look"]).tool_calls;
-    let told = Message::Assistant { text: "let me see".to_owned(), tool_calls: calls };
+    let told =
+        Message::Assistant { text: "let me see".to_owned(), tool_calls: calls, reasoning: vec![] };
     assert_eq!(edited(1, "let me see")[1], told, "the calls stay, their results follow");
     assert_eq!(edited(2, "a dog")[2], result("c0", "look", "a dog"));
     assert_eq!(
         edited(3, "a dog")[3],
-        Message::Assistant { text: "a dog".into(), tool_calls: vec![] }
+        Message::Assistant { text: "a dog".into(), tool_calls: vec![], reasoning: vec![] }
     );
     assert_eq!(edited(4, "nothing there"), session.state.messages);
     assert_eq!(edited(u32::MAX, "nothing there"), session.state.messages);

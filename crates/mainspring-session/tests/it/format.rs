@@ -1,12 +1,13 @@
 //! The stored form of events. `golden_log.jsonl` is a log of format version 1 with every kind of
 //! event of that version, one kind and one field of a newer version; `golden_log_v2.jsonl` is one
-//! of version 2 with every kind. Neither is ever rewritten.
+//! of version 2 with every kind; `golden_log_v3.jsonl` has every kind that came with version 3. None
+//! of them is ever rewritten.
 
 use std::collections::BTreeSet;
 
 use mainspring_session::{
-    BlobHash, Epoch, ErrorCode, Event, Failure, Message, Outcome, Part, Phase, Record,
-    SCHEMA_VERSION, Seq, SessionId, State, ToolCall, Usage,
+    BlobHash, Epoch, ErrorCode, Event, Failure, Message, Outcome, Part, Phase, Record, RouteState,
+    SCHEMA_VERSION, Seq, SessionId, Spending, State, ToolCall, Usage,
 };
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -16,6 +17,7 @@ use crate::{event, fact};
 
 const GOLDEN: &str = include_str!("golden_log.jsonl");
 const GOLDEN_2: &str = include_str!("golden_log_v2.jsonl");
+const GOLDEN_3: &str = include_str!("golden_log_v3.jsonl");
 
 fn parse(line: &str) -> Event {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
@@ -35,9 +37,9 @@ fn golden_2() -> Vec<Event> {
     GOLDEN_2.lines().map(parse).collect()
 }
 
-/// The lines of both logs.
+/// The lines of all logs.
 fn lines() -> impl Iterator<Item = &'static str> {
-    GOLDEN.lines().chain(GOLDEN_2.lines())
+    GOLDEN.lines().chain(GOLDEN_2.lines()).chain(GOLDEN_3.lines())
 }
 
 /// How many kinds there are since this version; a new kind does not compile until it is listed.
@@ -67,11 +69,21 @@ fn kind_counts(event: &Event) -> [usize; 2] {
         | Event::EffectUnknown(_)
         | Event::EffectResolved(_)
         | Event::Unknown => [19, 24],
+        Event::CheckStarted(_)
+        | Event::CheckFinished(_)
+        | Event::ContextCompacted(_)
+        | Event::SummaryStarted(_)
+        | Event::SummaryFinished(_)
+        | Event::SummaryFailed(_)
+        | Event::BudgetSet(_)
+        | Event::TurnClock(_)
+        // Newer than both logs.
+        | Event::AnswerRestarted(_) => [0, 0],
     }
 }
 
 fn assistant(text: &str, tool_calls: Vec<ToolCall>) -> Message {
-    Message::Assistant { text: text.to_owned(), tool_calls }
+    Message::Assistant { text: text.to_owned(), tool_calls, reasoning: vec![] }
 }
 
 fn call(id: &str, name: &str, arguments: &str) -> ToolCall {
@@ -111,6 +123,7 @@ fn the_golden_log_folds_to_its_state() {
         input_tokens,
         output_tokens,
         cached_tokens,
+        cache_write_tokens: 0,
         reasoning_tokens,
     };
     let expected = State {
@@ -123,6 +136,7 @@ fn the_golden_log_folds_to_its_state() {
         phase: Phase::Ready,
         outcome: Some(Outcome::Cancelled("enough".to_owned())),
         messages: golden_messages(),
+        context: State::of(&golden()).context,
         tier: 0,
         routed: true,
         escalate: None,
@@ -134,6 +148,9 @@ fn the_golden_log_folds_to_its_state() {
         usage: usage(63, 24, 8, 3),
         cost_usd: 0.75,
         tool_call_count: 4,
+        calls_before_turn: 3,
+        spending: Spending::default(),
+        route: RouteState { turn_from: 9, step_from: 10, ..RouteState::default() },
     };
     assert_eq!(State::of(&golden()), expected);
 }
@@ -179,6 +196,7 @@ fn the_golden_log_of_version_2_folds_to_its_state() {
         phase: Phase::Ready,
         outcome: Some(Outcome::Cancelled("enough".to_owned())),
         messages: golden_2_messages(),
+        context: State::of(&golden_2()).context,
         tier: 0,
         routed: false,
         escalate: None,
@@ -190,6 +208,9 @@ fn the_golden_log_of_version_2_folds_to_its_state() {
         usage: Usage { input_tokens: 62, output_tokens: 23, ..Usage::default() },
         cost_usd: 0.75,
         tool_call_count: 6,
+        calls_before_turn: 6,
+        spending: Spending::default(),
+        route: RouteState { turn_from: 11, step_from: 12, ..RouteState::default() },
     };
     assert_eq!(State::of(&golden_2()), expected);
 }
@@ -241,7 +262,21 @@ fn the_golden_logs_have_every_kind_of_event_of_their_version() {
         assert!(matches!(&log[0], Event::SessionStarted(started)
             if started.schema as usize == version));
     }
-    assert_eq!(SCHEMA_VERSION, 2, "a new version has a golden log of its own");
+    let new: BTreeSet<_> = GOLDEN_3.lines().map(|line| parse(line).kind()).collect();
+    for kind in [
+        "answer_restarted",
+        "budget_set",
+        "check_finished",
+        "check_started",
+        "context_compacted",
+        "summary_failed",
+        "summary_finished",
+        "summary_started",
+        "turn_clock",
+    ] {
+        assert!(new.contains(kind), "{kind} is not in the log of version 3");
+    }
+    assert_eq!(SCHEMA_VERSION, 3, "a new version has a golden log of its own");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mainspring_session::{
     AgentSpec, ApprovalDecided, ApprovalDecision, Approve, CallIndex, EffectId, EffectOutcome,
-    Event, ForkEdit, RejectAction, State, ToolCallStarted,
+    Event, ForkEdit, Message, ModelCallStarted, RejectAction, State, ToolCallStarted,
 };
 
 /// Why a call may begin.
@@ -45,6 +45,8 @@ pub(crate) struct Ledger<'a> {
     next_step: u32,
     repairs: u32,
     lost_attempts: u32,
+    /// The last attempt was refused as too long; one more at its step is no retry.
+    overflowed: bool,
 }
 
 /// Panics if a log breaks a law.
@@ -60,6 +62,7 @@ pub(crate) fn assert_log(log: &[Event], spec: &AgentSpec) {
         next_step: 0,
         repairs: 0,
         lost_attempts: 0,
+        overflowed: false,
     };
     for event in log {
         ledger.enter_turn_event(event);
@@ -85,22 +88,31 @@ impl Ledger<'_> {
                 assert!(same_step || new_step, "{call:?} after {} steps", self.next_step);
                 (self.next_step, self.calling) = (call.step + 1, true);
                 self.lost_attempts = if call.attempt == 1 { 0 } else { self.lost_attempts };
+                self.lost_attempts += u32::from(same_step && self.overflowed);
+                self.overflowed = false;
+                self.assert_view(call);
             }
             Event::ModelCallFinished(_) => self.calling = false,
             Event::ModelCallFailed(failed) => {
-                let lost = failed.error.code.as_str() == "process_lost";
+                let lost =
+                    ["process_lost", "model_unavailable"].contains(&failed.error.code.as_str());
                 let counted = failed.attempt - self.lost_attempts;
                 self.calling = failed.retry_at_us.is_some();
                 assert!(!self.calling || lost || counted < limits.model_attempts_max);
                 self.lost_attempts += u32::from(lost);
+                self.overflowed = failed.error.code.as_str() == "model_context_overflow";
             }
-            Event::AnswerRejected(rejected) if rejected.action == RejectAction::Repair => {
+            Event::SummaryStarted(_) => self.assert_run("a summary"),
+            Event::ContextCompacted(_) => self.assert_run("a compaction"),
+            Event::AnswerRejected(rejected)
+                if rejected.action == RejectAction::Repair && !rejected.larger_left =>
+            {
                 self.repairs += 1;
                 assert!(self.repairs <= limits.repairs_max, "{} repairs", self.repairs);
             }
             Event::SessionForked(_) => {
                 self.next_step -= u32::from(self.calling);
-                (self.calling, self.lost_attempts) = (false, 0);
+                (self.calling, self.lost_attempts, self.overflowed) = (false, 0, false);
             }
             event if event.is_terminal() => {
                 assert!(self.open, "a turn ended twice");
@@ -179,6 +191,28 @@ impl Ledger<'_> {
             }
             ApprovalDecision::Denied { .. } => entry.closed = true,
         }
+    }
+
+    /// What a call sends is in order and inside the conversation, and every tool call in it has its
+    /// result.
+    fn assert_view(&self, call: &ModelCallStarted) {
+        let count = u32::try_from(self.state.messages.len()).expect("a test is short");
+        assert_eq!(call.messages.last().map(|range| range.1), Some(count), "the newest is sent");
+        let flat: Vec<u32> = call.messages.iter().flat_map(|range| [range.0, range.1]).collect();
+        assert!(flat.is_sorted(), "{call:?}");
+        assert_eq!(call.messages, self.state.sent_ranges());
+        let mut open: Vec<String> = Vec::new();
+        for message in self.state.sent() {
+            match message.as_ref() {
+                Message::Tool { call_id, .. } => assert_eq!(*call_id, open.remove(0)),
+                Message::Assistant { tool_calls, .. } => {
+                    assert!(open.is_empty(), "{open:?} have no result");
+                    open = tool_calls.iter().map(|call| call.id.clone()).collect();
+                }
+                Message::User { .. } => assert!(open.is_empty(), "{open:?} have no result"),
+            }
+        }
+        assert!(open.is_empty(), "{open:?} have no result");
     }
 
     fn assert_run(&self, what: &str) {

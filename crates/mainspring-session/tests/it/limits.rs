@@ -59,6 +59,7 @@ fn answered_with(usage: Usage) -> Fact {
         finish_reason: FinishReason::ToolCalls,
         usage,
         timing: fact::TIMING,
+        notes: mainspring_session::CallNotes::default(),
         problems: Vec::new(),
     }
 }
@@ -70,6 +71,7 @@ fn a_turn_ends_when_its_tokens_are_used_up() {
         input_tokens,
         output_tokens: 40,
         cached_tokens: 30,
+        cache_write_tokens: 0,
         reasoning_tokens: 20,
     };
     let mut session = Session::asked(spec()).after(answered_with(usage(60)));
@@ -93,6 +95,7 @@ fn tokens_beyond_counting_do_not_wrap() {
         input_tokens: u64::MAX,
         output_tokens: u64::MAX,
         cached_tokens: u64::MAX,
+        cache_write_tokens: 0,
         reasoning_tokens: u64::MAX,
     };
     let mut session = Session::asked(agent(&["small"])).after(answered_with(usage));

@@ -7,11 +7,15 @@
 #[cfg(test)]
 mod approvals;
 #[cfg(test)]
+mod budgets;
+#[cfg(test)]
 mod cancelling;
 #[cfg(test)]
 mod catalogue;
 #[cfg(test)]
 mod checking;
+#[cfg(test)]
+mod context;
 #[cfg(test)]
 mod effects;
 #[cfg(test)]
@@ -39,9 +43,13 @@ mod recovery;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
+mod routing;
+#[cfg(test)]
 mod snapshot;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tool_search;
 #[cfg(test)]
 mod tools;
 #[cfg(test)]

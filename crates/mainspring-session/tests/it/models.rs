@@ -1,7 +1,8 @@
 //! Model failures: waiting, giving up, going to the next model.
 
 use mainspring_session::{
-    AgentSpec, Command, Event, Fact, Failure, Limits, Moment, Outcome, Phase,
+    AgentSpec, AnswerRestarted, CallNotes, Command, ErrorCode, Event, Fact, Failure, HedgeNote,
+    Limits, Moment, Outcome, Phase, Price, RouteSpec, StepClass, model_wait_ms_max,
 };
 
 use crate::support::{NOW, Session, agent, kinds, limited};
@@ -13,6 +14,7 @@ fn retry_at(session: &mut Session, attempt: u32, after_ms: Option<u64>, seed: u6
         attempt,
         error: fact::server_error(),
         retry_after_ms: after_ms,
+        streamed_chars: 0,
     };
     let now = Moment { at_us: NOW.at_us, seed };
     let Some(Event::ModelCallFailed(failed)) = session.tell_at(failed, now).into_iter().next()
@@ -133,6 +135,104 @@ fn models_that_fail_are_passed_one_by_one_until_none_is_left() {
 }
 
 #[test]
+fn a_model_that_is_left_alone_is_waited_for_only_where_there_is_no_other() {
+    let unavailable = || Failure::new(ErrorCode::MODEL_UNAVAILABLE, "left alone");
+    let failed = || Fact::ModelFailed {
+        step: 0,
+        attempt: 1,
+        error: unavailable(),
+        retry_after_ms: Some(2_000),
+        streamed_chars: 0,
+    };
+    let mut session = Session::asked(agent(&["small", "large"]));
+    let events = session.tell(failed());
+    assert_eq!(kinds(&events), ["model_call_failed", "route_decided", "model_call_started"]);
+    let mut session = Session::asked(agent(&["small"]));
+    let events = session.tell(failed());
+    assert_eq!(session.orders(&events), [Command::Wait { until_us: NOW.at_us + 2_000_000 }]);
+}
+
+#[test]
+fn a_call_that_was_not_made_uses_up_no_attempt_and_is_waited_for_so_often_only() {
+    let failed = |attempt| Fact::ModelFailed {
+        step: 0,
+        attempt,
+        error: Failure::new(ErrorCode::MODEL_UNAVAILABLE, "left alone"),
+        retry_after_ms: Some(0),
+        streamed_chars: 0,
+    };
+    let mut session = Session::asked(agent(&["small"]));
+    for attempt in 1..=20 {
+        session.tell(failed(attempt));
+        session.tell(Fact::TimerFired);
+    }
+    let events = session.tell(failed(21));
+    assert_eq!(kinds(&events), ["model_call_failed", "session_failed"]);
+}
+
+#[test]
+fn an_answer_that_somebody_saw_half_of_begins_anew_with_an_event() {
+    let broke_off = |error: Failure, streamed_chars| Fact::ModelFailed {
+        step: 0,
+        attempt: 1,
+        error,
+        retry_after_ms: None,
+        streamed_chars,
+    };
+    let restarted = Event::AnswerRestarted(AnswerRestarted { step: 0, attempt: 1, characters: 7 });
+    let mut retried = Session::asked(agent(&["small"]));
+    let events = retried.tell(broke_off(fact::server_error(), 7));
+    assert_eq!(kinds(&events), ["model_call_failed", "answer_restarted"]);
+    assert_eq!(events[1], restarted);
+    let mut passed_on = Session::asked(agent(&["small", "large"]));
+    let events = passed_on.tell(broke_off(fact::auth_error(), 7));
+    assert_eq!(events[1], restarted);
+    // Nothing follows, or nobody saw anything.
+    let mut ended = Session::asked(agent(&["small"]));
+    let events = ended.tell(broke_off(fact::auth_error(), 7));
+    assert_eq!(kinds(&events), ["model_call_failed", "session_failed"]);
+    let mut unseen = Session::asked(agent(&["small"]));
+    let events = unseen.tell(broke_off(fact::server_error(), 0));
+    assert_eq!(kinds(&events), ["model_call_failed"]);
+}
+
+#[test]
+fn a_cancelled_second_call_is_part_of_what_an_answer_cost() {
+    let mut spec = agent(&["small"]);
+    let price = Price { input_usd: 1e6, output_usd: 2e6, ..Price::default() };
+    spec.models[0].price = Some(price);
+    let hedge = HedgeNote { endpoint: 1, won: true, cost_usd_estimate: Some(10.0) };
+    let Fact::ModelAnswered { step, attempt, answer, finish_reason, usage, timing, .. } =
+        fact::answered(0, 1, fact::text("yes"))
+    else {
+        panic!("it is an answer");
+    };
+    let notes = CallNotes { hedge: Some(hedge), ..CallNotes::default() };
+    let problems = Vec::new();
+    let answered = Fact::ModelAnswered {
+        step,
+        attempt,
+        answer,
+        finish_reason,
+        usage,
+        timing,
+        notes,
+        problems,
+    };
+    let session = Session::asked(spec).after(answered);
+    // 10 tokens read and 5 written, and once more what was read.
+    assert!((session.state.cost_usd - 30.0).abs() < 1e-9, "{}", session.state.cost_usd);
+}
+
+#[test]
+fn waits_are_bounded_by_what_is_told_beforehand() {
+    assert_eq!(model_wait_ms_max(1, None), Some(500));
+    assert_eq!(model_wait_ms_max(50, None), Some(30_000));
+    assert_eq!(model_wait_ms_max(1, Some(2_000)), Some(2_201));
+    assert_eq!(model_wait_ms_max(1, Some(600_001)), None);
+}
+
+#[test]
 fn a_broken_invariant_in_a_model_call_goes_to_no_other_model() {
     let error = Failure::new(mainspring_session::ErrorCode::INTERNAL, "it broke");
     let mut session = Session::asked(agent(&["small", "large"]));
@@ -142,18 +242,44 @@ fn a_broken_invariant_in_a_model_call_goes_to_no_other_model() {
 }
 
 #[test]
-fn the_next_turn_begins_with_the_first_model_again() {
-    let mut session = Session::asked(agent(&["small", "large"]));
-    session.tell(fact::model_failed(0, 1, fact::auth_error()));
-    session.tell(fact::answered(1, 1, fact::text("from the large one")));
+fn a_model_that_failed_is_begun_with_again_a_minute_later() {
+    for (after_us, tier, model, why) in [
+        (59_999_999, 1, "large", "the only model that may be asked"),
+        (60_000_000, 0, "small", event::FIRST),
+    ] {
+        let mut session = Session::asked(agent(&["small", "large"]));
+        session.tell(fact::model_failed(0, 1, fact::auth_error()));
+        session.tell(fact::answered(1, 1, fact::text("from the large one")));
+        assert_eq!(session.state.tier, 1);
+        let later = Moment { at_us: NOW.at_us + after_us, ..NOW };
+        let events = session.tell_at(fact::input("and now?"), later);
+        let expected = [
+            event::input("and now?"),
+            event::route(2, tier, model, why),
+            event::calling(2, 1, tier, 3),
+        ];
+        assert_eq!(events, expected);
+    }
+}
+
+#[test]
+fn a_larger_model_that_fails_gives_way_to_a_smaller_one() {
+    let mut spec = agent(&["small", "large"]);
+    let mut route = RouteSpec::default();
+    route.policy.start.insert(StepClass::Plan, 1);
+    spec.route = Some(Box::new(route));
+    let mut session = Session::asked(spec);
     assert_eq!(session.state.tier, 1);
-    let events = session.tell(fact::input("and now?"));
+    let events = session.tell(fact::model_failed(0, 1, fact::auth_error()));
     let expected = [
-        event::input("and now?"),
-        event::route(2, 0, "small", event::FIRST),
-        event::calling(2, 1, 0, 3),
+        event::model_failed(0, 1, fact::auth_error(), None),
+        event::route(1, 0, "small", "model \"large\" failed (model_auth): status 401"),
+        event::calling(1, 1, 0, 1),
     ];
     assert_eq!(events, expected);
+    let events = session.tell(fact::model_failed(1, 1, fact::auth_error()));
+    let lost = event::model_failed(1, 1, fact::auth_error(), None);
+    assert_eq!(events, [lost, event::failed(fact::auth_error())], "each is asked once");
 }
 
 #[test]

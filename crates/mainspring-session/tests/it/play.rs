@@ -1,8 +1,8 @@
 //! Random moves against a session, for the laws that hold of every log.
 
 use mainspring_session::{
-    AgentSpec, Answer, ApprovalDecision, ApprovalId, CallStatus, EffectOutcome, Fact, ForkEdit,
-    Limits, Part, Phase, Problem, ToolCall, Usage,
+    AgentSpec, Answer, ApprovalDecision, ApprovalId, CallNotes, CallStatus, Check, EffectOutcome,
+    Fact, ForkEdit, Limits, Part, Phase, Problem, RouteSpec, ToolCall, Usage,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -85,7 +85,7 @@ fn act() -> impl Strategy<Value = Act> {
         4 => Just(Act::Input),
         24 => (any::<usize>(), how()).prop_map(|(pick, how)| Act::End { pick, how }),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(pick, well)| Act::Late { pick, well }),
-        3 => (0..12_usize).prop_map(Act::Noise),
+        3 => (0..13_usize).prop_map(Act::Noise),
         1 => Just(Act::Cancel),
         1 => Just(Act::TimeOut),
         2 => (0..40_000_i64).prop_map(|ms| Act::Pass { ms }),
@@ -126,13 +126,28 @@ pub(crate) fn acts() -> impl Strategy<Value = Vec<(Act, bool)>> {
 
 pub(crate) fn agents() -> impl Strategy<Value = AgentSpec> {
     let models = prop_oneof![Just(&["a"][..]), Just(&["a", "b"][..]), Just(&["a", "b", "c"][..])];
-    (models, any::<bool>(), any::<bool>()).prop_map(|(models, verify, tight)| {
+    let windows = prop_oneof![Just(None), Just(Some(300)), Just(Some(1_000))];
+    let context = (windows, any::<bool>());
+    let route = (any::<bool>(), any::<bool>(), any::<bool>(), 0..3_u32);
+    let how = (models, any::<bool>(), any::<bool>(), context, route);
+    how.prop_map(|(models, verify, tight, context, route)| {
         let mut spec = support::asking(models);
+        spec.models[0].context_tokens = context.0;
+        spec.compaction.summarise = context.1;
         spec.verify = verify;
+        let (routed, judge, show_draft, agreement) = route;
+        if routed {
+            let mut route = RouteSpec { agreement, show_draft, ..RouteSpec::default() };
+            route.judge = judge.then(|| support::model("judge"));
+            route.policy.explore = 0.3;
+            spec.route = Some(Box::new(route));
+        }
         spec.models[0].price = Some(mainspring_session::Price {
             input_usd: 0.15,
             output_usd: 0.6,
             cached_usd: Some(0.075),
+            cache_write_usd: None,
+            long: None,
         });
         if tight {
             spec.limits = Limits {
@@ -170,8 +185,9 @@ fn answer(how: &How, first: usize) -> (Answer, Vec<Problem>) {
         ],
         _ => Vec::new(),
     };
-    let text = "a".repeat(how.tools.len());
-    (Answer { text, tool_calls }, problems)
+    // Long enough for small windows to fill.
+    let text = "a".repeat(how.tools.len() * 200);
+    (Answer { text, tool_calls, reasoning: vec![] }, problems)
 }
 
 fn undecided() -> EffectOutcome {
@@ -193,17 +209,26 @@ fn ended(world: &mut World, work: &Work, how: &How) -> Fact {
                     input_tokens: how.tokens,
                     output_tokens: how.tokens / 7,
                     cached_tokens: how.tokens / 3,
+                    cache_write_tokens: 0,
                     reasoning_tokens: 0,
                 },
                 timing: fact::TIMING,
+                notes: CallNotes::default(),
                 problems,
             }
         }
+        Work::Summary(step) if how.well => fact::summarised(step, "something was said"),
+        Work::Summary(step) => fact::no_summary(step),
         Work::Model(step, attempt) => Fact::ModelFailed {
             step,
             attempt,
-            error: if how.problem < 5 { fact::server_error() } else { fact::auth_error() },
+            error: match how.problem {
+                0..4 => fact::server_error(),
+                4..6 => fact::overflow(),
+                _ => fact::auth_error(),
+            },
             retry_after_ms: how.retry_after_ms,
+            streamed_chars: u64::from(how.tokens.is_multiple_of(3)) * how.tokens,
         },
         Work::Tool(call, attempt) => {
             world.ended.push((call, attempt));
@@ -223,6 +248,8 @@ fn ended(world: &mut World, work: &Work, how: &How) -> Fact {
             };
             fact::resolved(call.0, outcome)
         }
+        Work::Check(step, check) if how.problem == 7 => fact::not_found(step, check),
+        Work::Check(step, check) => fact::found(step, check, if how.well { 1.0 } else { 0.0 }),
         Work::Verdict => Fact::Verified { rejection: (!how.well).then(|| "no".to_owned()) },
         Work::Timer(at_us) => {
             world.now_us = world.now_us.max(at_us);
@@ -244,7 +271,10 @@ fn noise(world: &World, kind: usize) -> Option<Fact> {
         2 => fact::answered(0, 99, fact::calls(0, &["send"])),
         3 => fact::model_failed(99, 1, fact::auth_error()),
         4 if world.state.is_open() => fact::input("me too"),
-        5 if !matches!(world.state.phase, Phase::Judging(_)) => fact::accepted(),
+        5 if !matches!(&world.state.phase, Phase::Judging(pending) if pending.verify) => {
+            fact::accepted()
+        }
+        12 => fact::found(99, Check::Judge, 0.0),
         6 => {
             // What nobody asked a policy: about a call that has begun, or while nobody runs it.
             let asked = |status: &CallStatus| *status == CallStatus::Planned(None);

@@ -2,8 +2,8 @@
 //! first event that differs.
 
 use mainspring_session::{
-    AgentSpec, BlobHash, Divergence, Epoch, Event, Fact, ModelCallFinished, Moment, Problem,
-    Record, Recorded, Replayed, SCHEMA_VERSION, Seq, State, replay,
+    AgentSpec, BlobHash, Budget, Divergence, Epoch, Event, Fact, Funding, ModelCallFinished,
+    Moment, Problem, Record, Recorded, Replayed, SCHEMA_VERSION, Seq, State, replay,
 };
 use proptest::prelude::*;
 use serde_json::value::RawValue;
@@ -93,6 +93,34 @@ fn assert_same(recording: &Recording) {
     assert_eq!(replayed.divergence, None);
     assert_eq!(replayed.events, recording.session.log.len() as u64);
     assert_eq!(replayed.state, recording.session.state);
+}
+
+/// Who pays for a session, with a budget of its own that counts everything.
+fn funding(tokens: u64) -> Funding {
+    let budget = Budget { tokens: Some(tokens), ms: Some(600_000), ..Budget::default() };
+    Funding { tenant: "acme".to_owned(), budget: Some(budget), ..Funding::default() }
+}
+
+#[test]
+fn a_session_with_a_budget_replays_with_its_clock_and_its_forks() {
+    let recording = Recording::new(agent(&["small"]))
+        .after(fact::funded(funding(9_000)))
+        .after(fact::input("hi"))
+        .after(fact::model_failed(0, 1, fact::server_error()))
+        .wait()
+        .after(fact::answered(0, 2, fact::calls(0, &["look"])))
+        .after(fact::taken(2, STORE))
+        .after(fact::returned(0, 2, "seen"));
+    assert_same(&recording);
+    let Fact::Forked { session, origin, fingerprint, store, edit, .. } = fact::forked(None) else {
+        panic!("a fork")
+    };
+    let funding = Some(funding(7_000));
+    let forked = Fact::Forked { session, origin, fingerprint, store, edit, funding };
+    let recording = recording.after(forked).after(fact::answered(1, 1, fact::text("done")));
+    assert_same(&recording);
+    assert_eq!(recording.session.state.spending.left().unwrap().tokens, Some(7_000 - 15));
+    assert_same(&recording.after(fact::taken(4, STORE)).after(fact::input("again")));
 }
 
 /// A log with everything in it that a decision can depend on.

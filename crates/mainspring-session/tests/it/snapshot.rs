@@ -22,7 +22,7 @@ fn taken(log: &[Event], positions: &[usize]) -> Vec<(usize, Vec<u8>)> {
         state.fold(event);
         if positions.contains(&position) {
             pieces.push((position, state.snapshot(covered)));
-            covered = state.messages.len();
+            covered = state.settled_messages();
         }
     }
     pieces

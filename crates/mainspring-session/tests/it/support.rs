@@ -2,7 +2,7 @@
 
 use mainspring_session::{
     AgentSpec, Approve, BlobHash, CallStatus, Command, Effect, Event, Fact, Limits, Message,
-    ModelSpec, Moment, OutputMode, SessionId, State, ToolMode, ToolSpec, commands, decide,
+    ModelSpec, Moment, RouteSpec, SessionId, State, ToolSpec, commands, decide,
 };
 use serde_json::value::RawValue;
 
@@ -39,14 +39,10 @@ pub(crate) fn model(name: &str) -> ModelSpec {
     ModelSpec {
         name: name.to_owned(),
         base_url: "http://127.0.0.1:1/v1".to_owned(),
-        tool_mode: ToolMode::Native,
-        output_mode: OutputMode::Native,
-        stream: false,
         connect_ms_max: 1000,
         first_token_ms_max: 1000,
         total_ms_max: 1000,
-        params: None,
-        price: None,
+        ..ModelSpec::default()
     }
 }
 
@@ -55,7 +51,6 @@ pub(crate) fn model(name: &str) -> ModelSpec {
 pub(crate) fn agent(models: &[&str]) -> AgentSpec {
     AgentSpec {
         name: "clerk".to_owned(),
-        instructions: String::new(),
         tools: vec![
             tool("look", Effect::Read, 1),
             tool("fetch", Effect::Idempotent, 3),
@@ -63,9 +58,7 @@ pub(crate) fn agent(models: &[&str]) -> AgentSpec {
             tool("send", Effect::Unsafe, 3),
         ],
         models: models.iter().map(|name| model(name)).collect(),
-        verify: false,
-        output_schema: None,
-        limits: Limits::default(),
+        ..AgentSpec::default()
     }
 }
 
@@ -88,6 +81,12 @@ pub(crate) fn asking(models: &[&str]) -> AgentSpec {
 /// An agent whose answers are checked by a function of the user.
 pub(crate) fn verifying(models: &[&str]) -> AgentSpec {
     AgentSpec { verify: true, ..agent(models) }
+}
+
+/// An agent whose smaller models are held against two further answers and a judge.
+pub(crate) fn judged(models: &[&str]) -> AgentSpec {
+    let route = RouteSpec { judge: Some(model("judge")), agreement: 2, ..RouteSpec::default() };
+    AgentSpec { route: Some(Box::new(route)), ..agent(models) }
 }
 
 /// An agent with these limits and one model.
@@ -129,7 +128,7 @@ impl Session {
         self
     }
 
-    /// Tells a fact that must be taken; returns the events that follow.
+    /// Tells a fact that must be taken; returns the events that follow, plain (see `event.rs`).
     pub(crate) fn tell(&mut self, fact: Fact) -> Vec<Event> {
         self.tell_at(fact, NOW)
     }
@@ -138,7 +137,7 @@ impl Session {
         let events = decide(&mut self.state, &self.spec, fact, now).unwrap();
         self.log.extend(events.iter().cloned());
         assert_eq!(State::of(&self.log), self.state, "the log folds to the state");
-        events
+        events.into_iter().map(crate::event::plain).collect()
     }
 
     /// What the engine must do about these events, the last of the log.

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use mainspring_session::{
-    ActiveModelCall, AgentSpec, EffectOutcome, Event, Fact, FactKind, Moment, PendingAnswer, Phase,
-    PhaseKind, Refused, RejectAction, TRANSITIONS, decide,
+    ActiveModelCall, AgentSpec, Check, EffectOutcome, ErrorCode, Event, Fact, FactKind, Failure,
+    Funding, Moment, PendingAnswer, Phase, PhaseKind, Refused, RejectAction, TRANSITIONS, decide,
 };
 
-use crate::support::{NOW, STORE, Session, agent, asking, verifying};
+use crate::support::{NOW, STORE, Session, agent, asking, judged, kinds, verifying};
 use crate::{event, fact};
 
 /// A fact that meets a session, and all that must come of it.
@@ -86,9 +86,9 @@ fn judging() -> Session {
 
 /// A log cut between an answer with a problem and its rejection.
 fn judging_cut() -> Session {
-    let problem = fact::problem("empty", "the answer is empty", None);
-    let empty = fact::checked(0, 1, fact::text(""), vec![problem]);
-    Session::asked(two()).after(empty).cut_after("model_call_finished")
+    let problem = fact::problem("finish_reason", "it was cut off", None);
+    let cut_off = fact::checked(0, 1, fact::text(""), vec![problem]);
+    Session::asked(two()).after(cut_off).cut_after("model_call_finished")
 }
 
 fn stepping() -> Session {
@@ -103,6 +103,54 @@ fn concluding() -> Session {
 fn failing() -> Session {
     let failed = fact::model_failed(0, 1, fact::auth_error());
     Session::asked(one()).after(failed).cut_after("model_call_failed")
+}
+
+/// A session that has said more than its model can read, and has the oldest of it summarised.
+fn summarising() -> Session {
+    let mut spec = one();
+    spec.models[0].context_tokens = Some(2_000);
+    let said = fact::text(&"a fact. ".repeat(700));
+    Session::asked(spec).after(fact::answered(0, 1, said)).after(fact::input("and?"))
+}
+
+/// What is left out when a summary has ended, and the call that then follows.
+fn compacted(given: &Session, ended: Fact, first: Event) -> Vec<Event> {
+    let mut after = given.clone();
+    let events = after.tell(ended);
+    assert_eq!(kinds(&events[1..]), ["context_compacted", "model_call_started"]);
+    vec![first, events[1].clone(), events[2].clone()]
+}
+
+fn summarising_rows() -> Vec<Row> {
+    let given = summarising();
+    assert_eq!(given.state.phase.kind(), PhaseKind::Summarising);
+    let mut rows = late_rows("a late result during a summary", &given);
+    rows.extend(ending_rows("the end of a turn during a summary", &given));
+    let (had, none) = (fact::summarised(1, "much"), fact::no_summary(1));
+    let with = compacted(&given, had.clone(), event::summarised(1, "much"));
+    let without = compacted(&given, none.clone(), event::no_summary(1, fact::server_error()));
+    let lost =
+        Failure::new(ErrorCode::PROCESS_LOST, "the process ended while a summary was being made");
+    let mut retaken = given.clone();
+    let again = retaken.tell(fact::reopened());
+    assert_eq!(again[1], event::no_summary(1, lost));
+    let mut forked = given.clone();
+    let anew = forked.tell(fact::forked(None));
+    assert_eq!(kinds(&anew), ["session_forked", "route_decided", "summary_started"]);
+    rows.extend([
+        row("a summary", given.clone(), had, with, calling(1, 1, 0)),
+        row("no summary", given.clone(), none, without, calling(1, 1, 0)),
+        row("a summary of another step", given.clone(), fact::summarised(7, "x"), vec![], &given),
+        row(
+            "a new owner during a summary",
+            given.clone(),
+            fact::reopened(),
+            again,
+            calling(1, 1, 0),
+        ),
+        row("a fork during a summary", given, fact::forked(None), anew, &forked),
+    ]);
+    rows
 }
 
 fn late_rows(name: &'static str, given: &Session) -> Vec<Row> {
@@ -142,6 +190,13 @@ fn idle_rows() -> Vec<Row> {
             Session::empty(one()),
             fact::started(),
             vec![event::session_started()],
+            Phase::Ready,
+        ),
+        row(
+            "somebody pays for a session",
+            ready.clone(),
+            fact::funded(Funding { tenant: "acme".to_owned(), ..Funding::default() }),
+            vec![Event::BudgetSet(Funding { tenant: "acme".to_owned(), ..Funding::default() })],
             Phase::Ready,
         ),
         row(
@@ -188,8 +243,8 @@ fn cut_rows() -> Vec<Row> {
         row("a cut log", given, fact::reopened(), events, phase)
     };
     let first_step = vec![event::route(0, 0, "small", event::ONLY), event::calling(0, 1, 0, 1)];
-    let problem = fact::problem("empty", "the answer is empty", None);
-    let why = "the answer was rejected: the answer is empty";
+    let problem = fact::problem("finish_reason", "it was cut off", None);
+    let why = "the answer was rejected: it was cut off";
     let next_tier = vec![
         event::rejected(0, vec![problem], RejectAction::Escalate),
         event::route(1, 1, "large", why),
@@ -247,8 +302,8 @@ fn answer_rows() -> Vec<Row> {
             vec![event::unverified(0, 1, fact::text("yes"))],
             Phase::Judging(PendingAnswer {
                 answer: fact::text("yes"),
-                problems: Vec::new(),
                 verify: true,
+                ..PendingAnswer::default()
             }),
         ),
         row(
@@ -382,6 +437,66 @@ fn judging_rows() -> Vec<Row> {
         ),
     ]);
     rows
+}
+
+/// Checks by models: the same model again, then the judge.
+fn checking_rows() -> Vec<Row> {
+    let yes = || fact::answered(0, 1, fact::text("yes"));
+    let agreeing = Session::asked(judged(&["small", "large"])).after(yes());
+    let judging = agreeing.clone().after(fact::found(0, Check::Agreement, 1.0));
+    let wrong = || vec![fact::problem("judge", "it is wrong", None)];
+    vec![
+        row(
+            "an answer that others agree with goes to the judge",
+            agreeing.clone(),
+            fact::found(0, Check::Agreement, 1.0),
+            vec![
+                event::found(0, Check::Agreement, Some(1.0)),
+                event::check_started(0, Check::Judge, "judge", 1),
+            ],
+            &judging,
+        ),
+        row(
+            "an answer that the judge accepts ends the turn",
+            judging.clone(),
+            fact::found(0, Check::Judge, 1.0),
+            vec![event::found(0, Check::Judge, Some(1.0)), event::finished(0)],
+            Phase::Ready,
+        ),
+        row(
+            "an answer that the judge refuses goes to the next model",
+            judging.clone(),
+            fact::found(0, Check::Judge, 0.0),
+            vec![
+                event::found(0, Check::Judge, Some(0.0)),
+                event::rejected(0, wrong(), RejectAction::Escalate),
+                event::route(1, 1, "large", "the answer was rejected: it is wrong"),
+                event::calling(1, 1, 1, 1),
+            ],
+            calling(1, 1, 1),
+        ),
+        row(
+            "a check that cannot find out counts for nothing",
+            judging,
+            fact::not_found(0, Check::Judge),
+            vec![event::not_found(0, Check::Judge), event::finished(0)],
+            Phase::Ready,
+        ),
+        row(
+            "a finding that nobody waits for does not count",
+            agreeing.clone(),
+            fact::found(0, Check::Judge, 0.0),
+            Vec::new(),
+            &agreeing,
+        ),
+        row(
+            "a new owner makes the check again",
+            agreeing.clone(),
+            fact::reopened(),
+            vec![event::epoch_taken()],
+            &agreeing,
+        ),
+    ]
 }
 
 fn acting_rows() -> Vec<Row> {
@@ -592,11 +707,13 @@ fn all_rows() -> Vec<Row> {
         calling_rows(),
         backoff_rows(),
         judging_rows(),
+        checking_rows(),
         acting_rows(),
         tool_retry_rows(),
         acting_ending_rows(),
         people_rows(),
         fork_rows(),
+        summarising_rows(),
     ];
     tables.into_iter().flatten().collect()
 }
@@ -604,13 +721,14 @@ fn all_rows() -> Vec<Row> {
 /// Every phase; a new one does not compile until it is listed.
 fn phases() -> Vec<PhaseKind> {
     use PhaseKind::{
-        Acting, Backoff, Calling, Concluding, Empty, Failing, Judging, Ready, Stepping,
+        Acting, Backoff, Calling, Concluding, Empty, Failing, Judging, Ready, Stepping, Summarising,
     };
     let listed = |kind| match kind {
-        Empty | Ready | Stepping | Calling | Backoff | Judging | Acting | Concluding | Failing => 9,
+        Empty | Ready | Stepping | Summarising | Calling | Backoff | Judging | Acting
+        | Concluding | Failing => 10,
     };
-    let kinds =
-        vec![Empty, Ready, Stepping, Calling, Backoff, Judging, Acting, Concluding, Failing];
+    let mut kinds = vec![Empty, Ready, Stepping, Summarising, Calling, Backoff, Judging, Acting];
+    kinds.extend([Concluding, Failing]);
     assert_eq!(kinds.len(), listed(Empty));
     kinds
 }
@@ -621,6 +739,7 @@ fn session_in(phase: PhaseKind) -> Session {
         PhaseKind::Empty => Session::empty(one()),
         PhaseKind::Ready => Session::started(one()),
         PhaseKind::Stepping => stepping(),
+        PhaseKind::Summarising => summarising(),
         PhaseKind::Calling => Session::asked(one()),
         PhaseKind::Backoff => backing_off(),
         PhaseKind::Judging => judging(),
@@ -628,47 +747,6 @@ fn session_in(phase: PhaseKind) -> Session {
         PhaseKind::Concluding => concluding(),
         PhaseKind::Failing => failing(),
     }
-}
-
-/// A fact of each kind that would fit, were the phase right.
-fn facts() -> Vec<Fact> {
-    let facts = vec![
-        fact::started(),
-        fact::input("hi"),
-        fact::answered(0, 1, fact::text("yes")),
-        fact::model_failed(0, 1, fact::server_error()),
-        fact::accepted(),
-        fact::returned(0, 1, "a"),
-        fact::raised(0, 1),
-        fact::policy(0, true),
-        fact::decided(0, &event::approval(0, 1, STORE), fact::granted()),
-        fact::resolved(0, EffectOutcome::NotDone),
-        Fact::TimerFired,
-        fact::cancel(),
-        Fact::TurnTimedOut,
-        fact::reopened(),
-        fact::forked(None),
-    ];
-    let listed = |kind| match kind {
-        FactKind::Started
-        | FactKind::Input
-        | FactKind::ModelAnswered
-        | FactKind::ModelFailed
-        | FactKind::Verified
-        | FactKind::ToolReturned
-        | FactKind::ToolFailed
-        | FactKind::PolicyAnswered
-        | FactKind::ApprovalDecided
-        | FactKind::EffectResolved
-        | FactKind::TimerFired
-        | FactKind::CancelRequested
-        | FactKind::TurnTimedOut
-        | FactKind::Reopened
-        | FactKind::Forked => 15,
-    };
-    let kinds: BTreeSet<_> = facts.iter().map(Fact::kind).collect();
-    assert_eq!(kinds.len(), listed(FactKind::Started));
-    facts
 }
 
 #[test]
@@ -686,7 +764,7 @@ fn every_fact_leads_to_its_events_and_every_transition_is_taken() {
 fn every_other_pair_is_refused_and_changes_nothing() {
     let mut refused_count = 0;
     for phase in phases() {
-        for fact in facts() {
+        for fact in fact::one_of_each() {
             let kind = fact.kind();
             if TRANSITIONS.contains(&(phase, kind)) {
                 continue;
@@ -700,7 +778,7 @@ fn every_other_pair_is_refused_and_changes_nothing() {
             refused_count += 1;
         }
     }
-    assert_eq!(refused_count, 9 * 15 - TRANSITIONS.len());
+    assert_eq!(refused_count, 10 * 18 - TRANSITIONS.len());
 }
 
 #[test]

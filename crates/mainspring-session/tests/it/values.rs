@@ -106,9 +106,16 @@ fn a_price_counts_fresh_cached_and_written_tokens() {
         input_tokens: 3_000_000,
         output_tokens: 500_000,
         cached_tokens: 1_000_000,
+        cache_write_tokens: 0,
         reasoning_tokens: 400_000,
     };
-    let price = |cached_usd| Price { input_usd: 2.0, output_usd: 8.0, cached_usd };
+    let price = |cached_usd| Price {
+        input_usd: 2.0,
+        output_usd: 8.0,
+        cached_usd,
+        cache_write_usd: None,
+        long: None,
+    };
     assert_eq!(price(Some(0.5)).of(usage), 4.0 + 0.5 + 4.0);
     assert_eq!(price(None).of(usage), 6.0 + 4.0, "no price for cached: that of reading");
     let odd = Usage { cached_tokens: 9_000_000, ..usage };
@@ -157,14 +164,22 @@ fn a_tool_is_found_by_its_whole_name() {
 fn the_cost_of_a_session_adds_up_over_models_of_known_price() {
     let mut spec = agent(&["small", "large"]);
     spec.models[1] = mainspring_session::ModelSpec {
-        price: Some(Price { input_usd: 1_000_000.0, output_usd: 0.0, cached_usd: None }),
+        price: Some(Price {
+            input_usd: 1_000_000.0,
+            output_usd: 0.0,
+            cached_usd: None,
+            cache_write_usd: None,
+            long: None,
+        }),
         ..model("large")
     };
     let mut session = crate::support::Session::asked(spec);
     let wrong = vec![crate::fact::problem("parse", "not JSON", None)];
     session.tell(crate::fact::checked(0, 1, crate::fact::text("{"), wrong));
     assert_eq!(session.state.cost_usd, 0.0);
-    session.tell(crate::fact::answered(1, 1, crate::fact::text("{}")));
+    let cut_off = vec![crate::fact::problem("finish_reason", "cut off", None)];
+    session.tell(crate::fact::checked(1, 1, crate::fact::text("{"), cut_off));
+    session.tell(crate::fact::answered(2, 1, crate::fact::text("{}")));
     assert_eq!(session.state.cost_usd, 10.0);
 }
 

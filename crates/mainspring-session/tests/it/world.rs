@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainspring_session::{
-    AgentSpec, ApprovalId, Approve, CallIndex, CallStatus, Command, EffectId, EffectOutcome, Epoch,
-    Event, Fact, ForkEdit, Message, ModelCallFinished, Moment, Phase, Problem, Record, Recorded,
-    SCHEMA_VERSION, Seq, SessionId, State, TRANSITIONS, ToolCallStarted, ToolCallState, commands,
-    decide,
+    AgentSpec, ApprovalId, Approve, CallIndex, CallStatus, Check, Command, EffectId, EffectOutcome,
+    Epoch, Event, Fact, ForkEdit, Message, ModelCallFinished, Moment, Phase, Problem, Record,
+    Recorded, SCHEMA_VERSION, Seq, SessionId, State, TRANSITIONS, ToolCallStarted, ToolCallState,
+    commands, decide,
 };
 use serde_json::value::RawValue;
 
@@ -19,10 +19,12 @@ use crate::support::{self, STORE};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Work {
     Model(u32, u32),
+    Summary(u32),
     Tool(CallIndex, u32),
     Policy(CallIndex),
     Reconcile(CallIndex),
     Verdict,
+    Check(u32, Check),
     Timer(i64),
 }
 
@@ -179,6 +181,12 @@ impl World {
                 let fresh = self.work.insert(Work::Model(call.step, call.attempt));
                 assert!(fresh, "{call:?} was ordered twice");
             }
+            Command::Summarise(summary) => {
+                assert_eq!(self.state.phase, Phase::Summarising(summary), "no such summary");
+                assert!(!self.state.to_summarise(&summary).is_empty(), "nothing to summarise");
+                let fresh = self.work.insert(Work::Summary(summary.step));
+                assert!(fresh, "{summary:?} was ordered twice");
+            }
             Command::CallTool { call, attempt } => {
                 let current = self.state.call(call).expect("the call is of this step");
                 assert_eq!(current.status, CallStatus::Running, "{call:?} does not run");
@@ -204,6 +212,13 @@ impl World {
                 let asked = matches!(&self.state.phase, Phase::Judging(pending) if pending.verify);
                 assert!(asked, "no answer waits for a verdict");
                 self.work.insert(Work::Verdict);
+            }
+            Command::Check { step, check } => {
+                let awaited = matches!(&self.state.phase, Phase::Judging(pending)
+                    if pending.checking == Some(check));
+                assert!(awaited, "{check:?} is not awaited");
+                let fresh = self.work.insert(Work::Check(step, check));
+                assert!(fresh, "{check:?} was ordered twice");
             }
             Command::Wait { until_us } => {
                 self.work.insert(Work::Timer(until_us));
@@ -250,6 +265,7 @@ impl World {
             fingerprint: support::fingerprint(),
             store: STORE.to_owned(),
             edit,
+            funding: None,
         });
         // There is no fork until its first events are written.
         self.carry_out();
@@ -306,10 +322,17 @@ impl World {
         match &self.state.phase {
             Phase::Empty | Phase::Ready => {}
             Phase::Calling(call) => awaited(Work::Model(call.step, call.attempt)),
+            Phase::Summarising(summary) => awaited(Work::Summary(summary.step)),
             Phase::Backoff(_, at_us) => awaited(Work::Timer(*at_us)),
             Phase::Judging(pending) => {
-                assert!(pending.verify && pending.problems.is_empty(), "{pending:?}");
-                awaited(Work::Verdict);
+                assert!(pending.problems.is_empty(), "{pending:?}");
+                match pending.checking {
+                    Some(check) => awaited(Work::Check(self.state.steps - 1, check)),
+                    None => {
+                        assert!(pending.verify, "{pending:?}");
+                        awaited(Work::Verdict);
+                    }
+                }
             }
             Phase::Acting(calls) => {
                 assert!(calls.iter().any(|call| call.outstanding()), "all have ended");
@@ -355,10 +378,12 @@ impl World {
                 Some(Work::Model(step, attempt)) => {
                     fact::answered(step, attempt, fact::text("done"))
                 }
+                Some(Work::Summary(step)) => fact::summarised(step, "much was said"),
                 Some(Work::Tool(call, attempt)) => fact::returned(call.0, attempt, "fine"),
                 Some(Work::Policy(call)) => fact::policy(call.0, call.0 % 2 == 0),
                 Some(Work::Reconcile(call)) => fact::resolved(call.0, fact::done("it was sent")),
                 Some(Work::Verdict) => fact::accepted(),
+                Some(Work::Check(step, check)) => fact::found(step, check, 1.0),
                 Some(Work::Timer(at_us)) => {
                     self.now_us = self.now_us.max(at_us);
                     Fact::TimerFired
@@ -406,7 +431,8 @@ impl Recorded for &World {
 
     fn problems(&mut self, _: &AgentSpec, finished: &ModelCallFinished) -> Vec<Problem> {
         let problems = finished.problems.iter();
-        problems.filter(|problem| problem.check != "tool_count").cloned().collect()
+        let own = |problem: &&Problem| matches!(problem.check.as_str(), "tool_count" | "score");
+        problems.filter(|problem| !own(problem)).cloned().collect()
     }
 }
 

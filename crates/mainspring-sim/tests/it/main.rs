@@ -1,5 +1,6 @@
-//! Runs of the simulation: seeds that once found something, and a short range.
+//! Runs of the simulation: seeds that once found something, and a short range; and the bill of routing.
 
+mod bill;
 mod found;
 mod range;
 

@@ -1,12 +1,12 @@
 //! Whole answers, decoded.
 
-use mainspring_session::{Answer, ErrorCode, FinishReason, Usage};
-use mainspring_wire::{ChatCodec, Decoded, WireLimits};
+use mainspring_session::{Answer, CallNotes, ErrorCode, FinishReason, Usage};
+use mainspring_wire::{Codec, Decoded, WireLimits};
 use serde_json::{Value, json};
 
 use crate::{IDS, agent, call, codec, constrained, native};
 
-fn decode(codec: &ChatCodec, message: Value, finish_reason: Value) -> Decoded {
+fn decode(codec: &Codec, message: Value, finish_reason: Value) -> Decoded {
     let body = json!({"id": "x", "choices": [
         {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": null}]});
     codec.decode(body.to_string().as_bytes(), IDS).unwrap()
@@ -25,10 +25,15 @@ fn text_is_taken_from_a_string_null_or_parts() {
     ] {
         let decoded =
             decode(&native(), json!({"role": "assistant", "content": content}), json!("stop"));
-        let answer = Answer { text: text.into(), tool_calls: vec![] };
+        let answer = Answer { text: text.into(), tool_calls: vec![], reasoning: vec![] };
         let usage = Usage::default();
-        let expected =
-            Decoded { answer, finish_reason: FinishReason::Stop, usage, problems: vec![] };
+        let expected = Decoded {
+            answer,
+            finish_reason: FinishReason::Stop,
+            usage,
+            notes: CallNotes::default(),
+            problems: vec![],
+        };
         assert_eq!(decoded, expected);
     }
 }
@@ -84,8 +89,13 @@ fn usage_is_read_with_its_details_and_without_them() {
     let full = json!({"prompt_tokens": 10, "completion_tokens": 5.0, "total_tokens": 15,
         "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": null},
         "completion_tokens_details": {"reasoning_tokens": 2}});
-    let expected =
-        Usage { input_tokens: 10, output_tokens: 5, cached_tokens: 4, reasoning_tokens: 2 };
+    let expected = Usage {
+        input_tokens: 10,
+        output_tokens: 5,
+        cached_tokens: 4,
+        reasoning_tokens: 2,
+        ..Usage::default()
+    };
     assert_eq!(usage(full), expected);
     let odd =
         json!({"prompt_tokens": -1, "completion_tokens": null, "prompt_tokens_details": null});
@@ -122,7 +132,11 @@ fn constrained_answers_become_calls_or_text() {
     ] {
         let decoded = decode(&constrained(), json!({"content": content}), json!("stop"));
         let is_calls = !tool_calls.is_empty();
-        assert_eq!(decoded.answer, Answer { text: text.into(), tool_calls }, "{content}");
+        assert_eq!(
+            decoded.answer,
+            Answer { text: text.into(), tool_calls, reasoning: vec![] },
+            "{content}"
+        );
         assert_eq!(decoded.problems, []);
         let reason = if is_calls { FinishReason::ToolCalls } else { FinishReason::Stop };
         assert_eq!(decoded.finish_reason, reason);
@@ -140,7 +154,10 @@ fn a_constrained_answer_that_cannot_be_read_keeps_its_text_beside_a_problem() {
         ("{\"name\":\"rm\",\"arguments\":{}}", "it has neither \"tool_calls\" nor \"answer\""),
     ] {
         let decoded = decode(&constrained(), json!({"content": content}), json!("length"));
-        assert_eq!(decoded.answer, Answer { text: content.into(), tool_calls: vec![] });
+        assert_eq!(
+            decoded.answer,
+            Answer { text: content.into(), tool_calls: vec![], reasoning: vec![] }
+        );
         assert_eq!(decoded.problems.len(), 1);
         assert_eq!(decoded.problems[0].check, "parse");
         assert_eq!(decoded.problems[0].message, format!("{form}{why}"));

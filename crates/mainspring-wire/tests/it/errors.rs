@@ -13,30 +13,6 @@ fn classify(status: u16, body: &str) -> HttpFailure {
 fn each_status_has_a_code_and_says_whether_a_retry_can_help() {
     for (status, body, code, retryable) in [
         (400, "{}", ErrorCode::MODEL_BAD_REQUEST, false),
-        (
-            400,
-            r#"{"error":{"code":"context_length_exceeded"}}"#,
-            ErrorCode::MODEL_CONTEXT_OVERFLOW,
-            false,
-        ),
-        (
-            400,
-            r#"{"error":{"type":"exceed_context_size_error"}}"#,
-            ErrorCode::MODEL_CONTEXT_OVERFLOW,
-            false,
-        ),
-        (
-            400,
-            r#"{"message":"This model's maximum context length is 8"}"#,
-            ErrorCode::MODEL_CONTEXT_OVERFLOW,
-            false,
-        ),
-        (
-            500,
-            r#"{"error":"the request exceeds the available context size"}"#,
-            ErrorCode::MODEL_CONTEXT_OVERFLOW,
-            false,
-        ),
         (400, r#"{"error":{"code":"model_not_found"}}"#, ErrorCode::MODEL_NOT_FOUND, false),
         (401, "", ErrorCode::MODEL_AUTH, false),
         (402, "", ErrorCode::MODEL_AUTH, false),
@@ -136,4 +112,57 @@ fn errors_inside_a_body_are_classified_by_their_own_names() {
     }
     assert_eq!(error_of_body("m", br#"{"error":null}"#), None);
     assert_eq!(error_of_body("m", b"[]"), None);
+}
+
+#[test]
+fn every_server_s_way_of_saying_that_a_conversation_is_too_long_is_known() {
+    for (status, body) in [
+        (400, r#"{"error":{"code":"context_length_exceeded"}}"#),
+        (400, r#"{"error":{"type":"exceed_context_size_error"}}"#),
+        (400, r#"{"message":"This model's maximum context length is 8"}"#),
+        (500, r#"{"error":"the request exceeds the available context size"}"#),
+        (
+            400,
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 9 tokens > 8 maximum"}}"#,
+        ),
+        (400, r#"{"error":{"message":"Your input exceeds the context window of this model."}}"#),
+        (
+            400,
+            r#"{"error":{"message":"input length and `max_tokens` exceed context limit: 9 + 8"}}"#,
+        ),
+        (
+            400,
+            r#"{"message":"The decoder prompt (length 9) is longer than the maximum model length of 8"}"#,
+        ),
+    ] {
+        let failure = classify(status, body).failure;
+        assert_eq!((&failure.code, failure.retryable), (&ErrorCode::MODEL_CONTEXT_OVERFLOW, false));
+    }
+}
+
+#[test]
+fn what_a_body_says_goes_before_what_its_status_says() {
+    for (status, body, code, retryable) in [
+        (
+            400,
+            r#"{"error":{"code":"content_filter","message":"no"}}"#,
+            ErrorCode::MODEL_CONTENT_FILTER,
+            false,
+        ),
+        (
+            413,
+            r#"{"error":{"code":"rate_limit_exceeded","type":"tokens"}}"#,
+            ErrorCode::MODEL_RATE_LIMITED,
+            true,
+        ),
+        (
+            529,
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+            ErrorCode::MODEL_SERVER_ERROR,
+            true,
+        ),
+    ] {
+        let failure = classify(status, body).failure;
+        assert_eq!((&failure.code, failure.retryable), (&code, retryable), "{status} {body}");
+    }
 }

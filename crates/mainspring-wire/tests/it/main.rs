@@ -2,14 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod apis;
+mod choices;
+mod corpus;
 mod decode;
 mod errors;
+mod fuzz;
+mod inbound;
+mod laws;
+mod mutate;
+mod outbound;
+mod prefix;
 mod request;
 mod sse;
 mod stream;
 
 use mainspring_session::{AgentSpec, CallIndex, Message, ToolCall};
-use mainspring_wire::{CallIds, ChatCodec};
+use mainspring_wire::{CallIds, Codec};
 use serde_json::{Value, json};
 
 /// Names calls without an id from `c7` on.
@@ -38,22 +47,22 @@ fn tool(name: &str, description: &str, parameters: Value) -> Value {
            "effect": "read", "timeout_ms": 1000, "attempts_max": 1})
 }
 
-fn codec(spec: &AgentSpec, stream: bool) -> ChatCodec {
-    ChatCodec::new(spec, &spec.models[0], stream).unwrap()
+fn codec(spec: &AgentSpec, stream: bool) -> Codec {
+    Codec::new(spec, &spec.models[0], stream).unwrap()
 }
 
-fn native() -> ChatCodec {
+fn native() -> Codec {
     codec(&agent(json!({}), json!({})), true)
 }
 
 /// A codec in `json_schema` tool mode with one tool, `add`.
-fn constrained() -> ChatCodec {
+fn constrained() -> Codec {
     let parameters = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
     let tools = json!({"tools": [tool("add", "", parameters)]});
     codec(&agent(json!({"tool_mode": "json_schema"}), tools), false)
 }
 
-fn history(codec: &ChatCodec, messages: &[Message]) -> Vec<u8> {
+fn history(codec: &Codec, messages: &[Message]) -> Vec<u8> {
     let mut history = Vec::new();
     for message in messages {
         codec.encode_message(message, &mut history);
@@ -62,7 +71,7 @@ fn history(codec: &ChatCodec, messages: &[Message]) -> Vec<u8> {
 }
 
 /// The body that the codec makes for the messages, as JSON.
-fn body(codec: &ChatCodec, messages: &[Message]) -> Value {
+fn body(codec: &Codec, messages: &[Message]) -> Value {
     serde_json::from_slice(&codec.body(&history(codec, messages))).unwrap()
 }
 
@@ -71,7 +80,7 @@ fn call(id: &str, name: &str, arguments: &str) -> ToolCall {
 }
 
 fn assistant(text: &str, tool_calls: Vec<ToolCall>) -> Message {
-    Message::Assistant { text: text.into(), tool_calls }
+    Message::Assistant { text: text.into(), tool_calls, reasoning: vec![] }
 }
 
 fn result(call_id: &str, name: &str, text: &str, is_error: bool) -> Message {

@@ -1,7 +1,7 @@
 //! Request bodies, compared whole.
 
 use mainspring_session::{AgentSpec, ErrorCode, Message, Part};
-use mainspring_wire::ChatCodec;
+use mainspring_wire::Codec;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -265,7 +265,7 @@ fn parameters_that_the_codec_sets_itself_are_refused() {
         (json!([1]), "params of model \"m\" are [1], not a JSON object"),
     ] {
         let spec = agent(json!({"params": params}), json!({}));
-        let failure = ChatCodec::new(&spec, &spec.models[0], false).unwrap_err();
+        let failure = Codec::new(&spec, &spec.models[0], false).unwrap_err();
         assert_eq!((failure.code, &*failure.message), (ErrorCode::AGENT_INVALID, message));
         assert!(failure.hint.is_some());
     }
@@ -273,10 +273,10 @@ fn parameters_that_the_codec_sets_itself_are_refused() {
         json!({"params": {"response_format": {}}}),
         json!({"output_schema": {"type": "object"}}),
     );
-    assert!(ChatCodec::new(&spec, &spec.models[0], false).is_err());
+    assert!(Codec::new(&spec, &spec.models[0], false).is_err());
     let spec =
         agent(json!({"tool_mode": "json_schema"}), json!({"tools": [tool("t", "", json!(5))]}));
-    let failure = ChatCodec::new(&spec, &spec.models[0], false).unwrap_err();
+    let failure = Codec::new(&spec, &spec.models[0], false).unwrap_err();
     assert_eq!(failure.message, "schema of tool \"t\" is 5, not a JSON object");
 }
 

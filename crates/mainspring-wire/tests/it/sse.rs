@@ -52,3 +52,14 @@ proptest! {
         prop_assert_eq!(events(&pieces), events(&[STREAM.as_bytes()]));
     }
 }
+
+#[test]
+fn a_line_past_the_limit_is_refused_however_it_is_cut_and_whatever_it_says() {
+    let line = format!(": {}\n\n", "x".repeat(20));
+    for cut in 0..line.len() {
+        let mut parser = SseParser::new(20);
+        let (first, second) = line.as_bytes().split_at(cut);
+        let mut push = |bytes| parser.push::<SseTooLong>(bytes, &mut |_| Ok(()));
+        assert_eq!(push(first).and_then(|()| push(second)), Err(SseTooLong { bytes_max: 20 }));
+    }
+}

@@ -1,7 +1,7 @@
 //! Streamed answers: put together from pieces, cut anywhere.
 
 use mainspring_session::{ErrorCode, Failure, FinishReason, Usage};
-use mainspring_wire::{ChatCodec, Decoded, Delta, WireLimits};
+use mainspring_wire::{Codec, Decoded, Delta, WireLimits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ fn piece(index: Value, id: Value, name: Value, arguments: Value) -> Value {
 }
 
 /// Decodes a stream in the given pieces; deltas are written one per line.
-fn run(codec: &ChatCodec, pieces: &[&[u8]]) -> (Result<Decoded, Failure>, Vec<String>) {
+fn run(codec: &Codec, pieces: &[&[u8]]) -> (Result<Decoded, Failure>, Vec<String>) {
     let mut decoder = codec.stream(IDS);
     let mut deltas = Vec::new();
     for piece in pieces {
@@ -33,6 +33,7 @@ fn run(codec: &ChatCodec, pieces: &[&[u8]]) -> (Result<Decoded, Failure>, Vec<St
             deltas.push(match delta {
                 Delta::Text(text) => format!("text {text}"),
                 Delta::Constrained(text) => format!("constrained {text}"),
+                Delta::Reasoning(text) => format!("reasoning {text}"),
                 Delta::ToolCall { idx, name } => format!("call {idx} {name}"),
                 Delta::ToolArguments { idx, fragment } => format!("arguments {idx} {fragment}"),
             })
@@ -80,6 +81,7 @@ fn pieces_are_put_together_and_reported_as_they_come() {
     assert_eq!(
         deltas,
         [
+            "reasoning hmm",
             "text Grüße ",
             "text 🎉 \"quoted\"\n",
             "call 0 add",
