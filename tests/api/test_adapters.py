@@ -18,9 +18,12 @@ from mainspring import (
     ModelReply,
     ModelRequest,
     Route,
+    RoutePolicy,
     tool,
 )
 from mainspring.events import ModelCallFailed, ModelCallFinished, RouteDecided
+
+PLAIN = RoutePolicy(explore=0)
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -187,7 +190,7 @@ async def test_what_an_adapter_raises_fails_the_attempt_like_a_server(
     error: Exception, code: str, retried: bool
 ) -> None:
     model = Scripted(error, "fine")
-    agent = Agent("a", model=Route(model, Scripted("the next model")))
+    agent = Agent("a", model=Route(model, Scripted("the next model"), policy=PLAIN))
     result, log = await run_log(agent)
 
     (failed,) = [event for event in log if isinstance(event, ModelCallFailed)]
@@ -207,7 +210,8 @@ async def test_what_is_no_answer_is_said() -> None:
 async def test_a_deadline_stops_an_adapter_and_the_next_model_is_asked() -> None:
     hanging = Hanging()
     slow = Model("slow", adapter=hanging, total_s=0.01)
-    agent = Agent("a", model=Route(slow, Scripted("late")), limits=Limits(model_attempts_max=1))
+    route = Route(slow, Scripted("late"), policy=PLAIN)
+    agent = Agent("a", model=route, limits=Limits(model_attempts_max=1))
     result, _ = await run_log(agent)
     await hanging.stopped.wait()
     assert result == "late"

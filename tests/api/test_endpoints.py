@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from mainspring import Agent, AgentError, Endpoint, Engine, Limits, Model, ModelError, Route
+from mainspring import (
+    Agent,
+    AgentError,
+    Endpoint,
+    Engine,
+    Limits,
+    Model,
+    ModelError,
+    Route,
+    RoutePolicy,
+)
 from mainspring.events import (
     AnswerRestarted,
     ModelCallFailed,
@@ -17,6 +27,7 @@ from mainspring.events import (
 from mainspring.testing import ScriptedModel, drop, fail, hang, say
 from tests.e2e._support import in_loop
 
+PLAIN = RoutePolicy(explore=0)
 URL = "http://127.0.0.1:9/v1"
 
 
@@ -194,7 +205,7 @@ async def test_no_attempt_is_made_that_the_turn_would_not_live_to_see() -> None:
         ScriptedModel(lambda _: say("yes")) as other,
     ):
         limits = Limits(turn_s_max=30.0)
-        agent = Agent("t", model=Route(busy.model(), other.model()), limits=limits)
+        agent = Agent("t", model=Route(busy.model(), other.model(), policy=PLAIN), limits=limits)
         async with Engine("memory:") as engine:
             run = await engine.start(agent, "go")
             assert await run.result() == "yes"
@@ -217,7 +228,7 @@ async def test_what_no_attempt_cures_goes_to_the_next_model_at_once(case: str) -
         ScriptedModel(lambda _: CLASSES[case]) as first,
         ScriptedModel(lambda _: say("yes")) as second,
     ):
-        agent = Agent("t", model=Route(first.model(), second.model()))
+        agent = Agent("t", model=Route(first.model(), second.model(), policy=PLAIN))
         async with Engine("memory:") as engine:
             run = await engine.start(agent, "go")
             assert await run.result() == "yes"
